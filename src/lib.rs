@@ -1,0 +1,5 @@
+//! stackferry moves a LoRaWAN fleet from one network stack to another.
+
+pub mod map;
+pub mod model;
+pub mod proto;
