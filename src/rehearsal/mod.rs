@@ -1,0 +1,3 @@
+//! The embedded The Things Stack: real gRPC servers with the real rules, for rehearsals, the quickstart and the tests.
+
+pub mod store;
