@@ -6,12 +6,14 @@
 use std::fmt;
 
 use prost_reflect::DynamicMessage;
+use serde::{Deserialize, Serialize};
 
 use super::ids::{DevAddr, Eui64};
 use crate::map::path;
 
 /// A component of The Things Stack that stores its own part of each device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Component {
     /// Identity Server.
     Is,

@@ -1,0 +1,86 @@
+//! Frequency plans, PHY versions and MAC defaults: does the device fit the target's radio configuration?
+
+use super::{
+    facts::{TargetFacts, Wishes},
+    finding::{Finding, Kind},
+    session::Carry,
+    transform::{Found, Write},
+};
+use crate::{
+    map::{diff, path},
+    model::device::{Component, Record},
+};
+
+/// The frequency plan on the target: mapped, else the same, else the default.
+pub fn plan_for(record: &Record, wishes: &Wishes) -> Option<String> {
+    let plan = path::string(&record.0, "frequency_plan_id");
+    if plan.is_empty() {
+        return wishes.default_frequency_plan.clone();
+    }
+    Some(wishes.frequency_plans.get(&plan).cloned().unwrap_or(plan))
+}
+
+/// Checks the NS record that is to be written against what the target said of itself.
+pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let plan = path::string(&write.message, "frequency_plan_id");
+    let phy = path::number(&write.message, "lorawan_phy_version") as i32;
+    let Some(band) = facts.frequency_plans.get(&plan) else {
+        return vec![no_plan(&plan, facts)];
+    };
+    if facts.phy_versions.get(band).is_some_and(|versions| !versions.contains(&phy)) {
+        findings.push(
+            Finding::new(Kind::PhyVersion, format!("the target has no PHY version {} for band {band}", phy_name(phy)))
+                .at(Component::Ns)
+                .paths(["lorawan_phy_version"])
+                .fix("choose a PHY version of the target's list at the source"),
+        );
+    }
+    if !matches!(carry, Carry::Keep | Carry::Reset) {
+        return findings;
+    }
+    let was = found.records.ns.as_ref().map(|ns| path::string(&ns.0, "frequency_plan_id")).unwrap_or_default();
+    if was != plan {
+        findings.push(
+            Finding::new(Kind::SessionPlanChange, format!("its session runs on {was} and would be moved to {plan}"))
+                .at(Component::Ns)
+                .paths(["frequency_plan_id"])
+                .fix("drop the session of this device, or keep its frequency plan"),
+        );
+    }
+    findings.extend(defaults(&plan, phy, facts));
+    findings
+}
+
+fn no_plan(plan: &str, facts: &TargetFacts) -> Finding {
+    let text = if plan.is_empty() {
+        "it has no frequency plan".to_owned()
+    } else {
+        format!("the target has no frequency plan {plan}")
+    };
+    let like: Vec<_> =
+        facts.frequency_plans.keys().filter(|p| p.split('_').next() == plan.split('_').next()).cloned().collect();
+    let fix = if like.is_empty() {
+        "map it in transform.frequency-plan".to_owned()
+    } else {
+        format!("map it in transform.frequency-plan to one of {}", like.join(", "))
+    };
+    Finding::new(Kind::FrequencyPlan, text).at(Component::Ns).paths(["frequency_plan_id"]).fix(fix)
+}
+
+/// A kept session goes on with its own MAC state; the target will steer it to its own defaults where these differ.
+fn defaults(plan: &str, phy: i32, facts: &TargetFacts) -> Option<Finding> {
+    let (source, target) = facts.mac_defaults.get(&(plan.to_owned(), phy))?;
+    let paths: Vec<_> = diff::diff(source, target).into_iter().map(|d| format!("mac_settings.{}", d.path)).collect();
+    (!paths.is_empty()).then(|| {
+        Finding::new(Kind::DefaultsDiffer, "the MAC defaults of the two networks differ; the session is kept")
+            .at(Component::Ns)
+            .paths(paths)
+            .fix("set these in the device's MAC settings where the device cannot follow a change")
+    })
+}
+
+/// The name of a PHY version, or its number when this build does not know it.
+fn phy_name(phy: i32) -> String {
+    crate::proto::enumeration("PHYVersion").get_value(phy).map_or_else(|| phy.to_string(), |v| v.name().to_owned())
+}
