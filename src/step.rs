@@ -111,6 +111,8 @@ pub enum Event {
         seal: u64,
         /// Seal of the copy that is to be written.
         copy: u64,
+        /// What was decided from it: the device may have joined since the first snapshot.
+        recipe: Recipe,
     },
     /// The call for this step is about to be made.
     Intent {
@@ -122,10 +124,12 @@ pub enum Event {
         /// Which.
         step: Step,
     },
-    /// The step failed in a way that leaves the device where it is; the next run goes on.
+    /// The step failed; the next run goes on from here.
     Failed {
         /// Which.
         step: Step,
+        /// False when it surely did not take effect: its intent is void, and there is nothing of ours to undo.
+        maybe_applied: bool,
         /// Why; no secrets.
         why: String,
     },
@@ -163,7 +167,6 @@ pub struct State {
     done: BTreeSet<Step>,
     undo: Option<(String, String)>,
     finished: bool,
-    failures: u32,
 }
 
 impl State {
@@ -188,8 +191,9 @@ impl State {
                 next.recipe = Some(recipe.clone());
                 next.done.insert(Step::Snapshot);
             }
-            Event::Reread { seal, copy } => {
+            Event::Reread { seal, copy, recipe } => {
                 next.reread = Some((*seal, *copy));
+                next.recipe = Some(recipe.clone());
                 next.done.insert(Step::Reread);
             }
             Event::Intent { step } => {
@@ -200,12 +204,25 @@ impl State {
                 next.done.insert(*step);
                 next.forget_opposite(*step);
             }
-            Event::Failed { .. } => next.failures += 1,
+            Event::Failed { step, maybe_applied, .. } => {
+                if !maybe_applied {
+                    next.open.remove(step);
+                }
+            }
             Event::Undo { kind, why } => next.undo = Some((kind.clone(), why.clone())),
             Event::Undone => next = Self::default(),
             Event::Finished => next.finished = true,
         }
         Ok(next)
+    }
+
+    /// The state for a new run: the check of the snapshot counts only for the run that made it, unless a clear has begun.
+    #[must_use]
+    pub fn resumed(mut self) -> Self {
+        if self.cleared().next().is_none() {
+            self.done.remove(&Step::CheckSnapshot);
+        }
+        self
     }
 
     fn forget_opposite(&mut self, step: Step) {
@@ -226,7 +243,12 @@ impl State {
         rule(!self.finished, "the device is finished")?;
         match event {
             Event::Snapshot { .. } => rule(self.snapshot.is_none(), "it has a snapshot already"),
-            Event::Reread { .. } => {
+            Event::Reread { recipe, .. } => {
+                let first = self.recipe.as_ref();
+                rule(
+                    first.is_some_and(|r| r.target_id == recipe.target_id && r.mute == recipe.mute),
+                    "the second decision names another device or another mute",
+                )?;
                 rule(self.snapshot.is_some() && self.undo.is_none(), "there is no snapshot yet")?;
                 rule(self.reread.is_none(), "it was read again already")?;
                 rule(!self.mutes() || self.has(Step::Mute), "the source is not muted yet (S2, S4)")

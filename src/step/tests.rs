@@ -34,7 +34,7 @@ fn recipes() -> impl Generator<Value = Recipe> {
 fn carry_out(state: &State, recipe: &Recipe) -> Vec<Event> {
     match state.next() {
         Next::Step(Step::Snapshot) => vec![Event::Snapshot { seal: 1, recipe: recipe.clone() }],
-        Next::Step(Step::Reread) => vec![Event::Reread { seal: 2, copy: 3 }],
+        Next::Step(Step::Reread) => vec![Event::Reread { seal: 2, copy: 3, recipe: recipe.clone() }],
         Next::Step(step) => vec![Event::Intent { step }, Event::Done { step }],
         Next::Finish => vec![Event::Finished],
         Next::Undone => vec![Event::Undone],
@@ -99,6 +99,7 @@ proptest! {
         for event in tries {
             let event = match event {
                 Event::Snapshot { seal, .. } => Event::Snapshot { seal, recipe: recipe.clone() },
+                Event::Reread { seal, copy, .. } => Event::Reread { seal, copy, recipe: recipe.clone() },
                 other => other,
             };
             if let Ok(next) = state.apply(&event) {
@@ -128,7 +129,7 @@ fn any_event() -> impl Generator<Value = Event> {
     ];
     prop_oneof![
         1 => Just(Event::Snapshot { seal: 1, recipe: recipe(Strategy::MuteSource, true, true, true, false) }),
-        1 => Just(Event::Reread { seal: 2, copy: 3 }),
+        1 => Just(Event::Reread { seal: 2, copy: 3, recipe: recipe(Strategy::MuteSource, true, true, true, false) }),
         6 => step.clone().prop_map(|step| Event::Intent { step }),
         6 => step.prop_map(|step| Event::Done { step }),
         1 => Just(Event::Undo { kind: "refused".into(), why: "test".into() }),

@@ -1,0 +1,329 @@
+//! Moves one device: asks its state what to do, records the intent, does it, records the result.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event::{DeviceName, Event, Outcome},
+    log::{DeviceLog, LogError},
+};
+use crate::{
+    config::{ClearMode, ClearWhen},
+    model::{
+        device::{Component, Record},
+        ids::DeviceId,
+    },
+    plan::{
+        self, MUTE,
+        facts::{TargetFacts, Wishes},
+        finding::{Finding, Kind, Severity},
+        session::Carry,
+        transform::{self, Copy, Found, STARTED_AT, Transformed},
+    },
+    map::path,
+    source::Source,
+    step::{Event as Logged, Mute, Next, Recipe, Step, Strategy},
+    target::Target,
+    wire,
+};
+
+/// What all devices of one application share.
+pub struct Context<S, T> {
+    /// Where from.
+    pub source: S,
+    /// Where to.
+    pub target: T,
+    /// What the target said of itself.
+    pub facts: Arc<TargetFacts>,
+    /// What the user wants.
+    pub wishes: Wishes,
+    /// How the source is cleared.
+    pub clear: ClearMode,
+    /// When an OTAA device with a dropped session is cleared.
+    pub clear_when: ClearWhen,
+    /// True: nothing is cleared in this run.
+    pub hold: bool,
+    /// Everybody who watches.
+    pub events: UnboundedSender<Event>,
+    /// Stop at once, between two calls.
+    pub abort: CancellationToken,
+}
+
+/// Why a step did not succeed.
+pub(super) enum Trouble {
+    /// The device cannot be moved: undo what was done.
+    Refuse(Finding),
+    /// Nothing is wrong with the device; the next run goes on.
+    Retry {
+        why: String,
+        maybe_applied: bool,
+    },
+    /// A person must look at it; nothing more is done to it.
+    Block(Finding),
+    /// It has to wait.
+    Wait(String),
+    /// The journal failed: the run ends.
+    Fatal(LogError),
+}
+
+impl From<LogError> for Trouble {
+    fn from(error: LogError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// One device on its way.
+pub struct Mover<'a, S, T> {
+    pub(super) ctx: &'a Context<S, T>,
+    pub(super) name: DeviceName,
+    pub(super) log: DeviceLog,
+    pub(super) listed: Found,
+    pub(super) copy: Option<Copy>,
+}
+
+impl<'a, S: Source, T: Target> Mover<'a, S, T> {
+    /// `listed` is what the plan read; `log` what earlier runs recorded.
+    pub fn new(ctx: &'a Context<S, T>, name: DeviceName, log: DeviceLog, listed: Found) -> Self {
+        Self { ctx, name, log, listed, copy: None }
+    }
+
+    /// Goes on until the device ends, waits, or cannot go on.
+    ///
+    /// # Errors
+    /// Only when the journal fails: then the run must end.
+    pub async fn run(mut self) -> Result<Outcome, LogError> {
+        let mut refused = None;
+        loop {
+            if self.ctx.abort.is_cancelled() {
+                return Ok(Outcome::Stopped("interrupted".into()));
+            }
+            let step = match self.log.state().next() {
+                Next::Nothing => return Ok(Outcome::Done),
+                Next::Finish => {
+                    self.log.record(&Logged::Finished).await?;
+                    continue;
+                }
+                Next::Undone => {
+                    let finding = self.reason(refused.take());
+                    self.log.record(&Logged::Undone).await?;
+                    return Ok(match finding.severity {
+                        Severity::Wait => Outcome::Waiting(finding.text),
+                        _ => Outcome::Refused(vec![finding]),
+                    });
+                }
+                Next::Step(step) => step,
+            };
+            if self.ctx.hold && matches!(step, Step::CheckSnapshot | Step::Clear(_)) && self.log.state().verified() {
+                return Ok(Outcome::Waiting("verified; the clear is on hold (clear.hold)".into()));
+            }
+            match self.step(step).await {
+                Ok(()) => {
+                    let _ = self.ctx.events.send(Event::Step { device: self.name.clone(), step });
+                }
+                Err(Trouble::Refuse(finding)) if step == Step::Snapshot => return Ok(Outcome::Refused(vec![finding])),
+                Err(Trouble::Refuse(finding)) => {
+                    let undo = Logged::Undo { kind: finding.kind.name().into(), why: finding.to_string() };
+                    if self.log.state().apply(&undo).is_err() {
+                        return Ok(Outcome::Blocked(finding));
+                    }
+                    self.log.record(&undo).await?;
+                    refused = Some(finding);
+                }
+                Err(Trouble::Retry { why, maybe_applied }) => {
+                    self.log.record(&Logged::Failed { step, maybe_applied, why: why.clone() }).await?;
+                    return Ok(Outcome::Stopped(format!("could not {step}: {why}")));
+                }
+                Err(Trouble::Block(finding)) => return Ok(Outcome::Blocked(finding)),
+                Err(Trouble::Wait(what)) => return Ok(Outcome::Waiting(what)),
+                Err(Trouble::Fatal(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Why the move was given up, also when an earlier run recorded it.
+    fn reason(&self, refused: Option<Finding>) -> Finding {
+        refused.unwrap_or_else(|| {
+            let (kind, why) = self.log.state().undo().unwrap_or(("refused", "given up by an earlier run"));
+            Finding::new(Kind::by_name(kind).unwrap_or(Kind::Refused), why)
+        })
+    }
+
+    async fn step(&mut self, step: Step) -> Result<(), Trouble> {
+        match step {
+            Step::Snapshot => self.snapshot().await,
+            Step::Reread => self.reread().await,
+            Step::Mute => self.mute().await,
+            Step::Create(component) => self.create(component).await,
+            Step::StartedAt => self.started_at().await,
+            Step::Verify(component) => self.verify(component).await,
+            Step::AwaitSeen => self.await_seen().await,
+            Step::CheckSnapshot => self.check_snapshot().await,
+            Step::Clear(component) => {
+                self.intent(step).await?;
+                let done = self.ctx.source.clear(&self.name.device, component).await;
+                self.done(step, done).await
+            }
+            Step::Remove(component) => self.remove(component).await,
+            Step::Unmute => self.unmute().await,
+        }
+    }
+
+    async fn snapshot(&mut self) -> Result<(), Trouble> {
+        let found = std::mem::take(&mut self.listed);
+        let transformed = transform::device(&found, &self.ctx.facts, &self.ctx.wishes);
+        if let Some(finding) = transformed.findings.iter().find(|f| f.blocks()) {
+            return Err(Trouble::Refuse(finding.clone()));
+        }
+        self.euis_free(&found, &transformed.copy.id).await?;
+        let was = found.records.ns.as_ref().map(|ns| Mute { was: path::wrapped_flag(&ns.0, MUTE) });
+        let recipe = self.recipe(&found, &transformed, was);
+        let seal = self.log.seal_found("source-1", &found).await?;
+        self.listed = found;
+        Ok(self.log.record(&Logged::Snapshot { seal, recipe }).await?)
+    }
+
+    /// The target's deployment must not have the EUIs under another name; it refuses them only after the mute.
+    async fn euis_free(&self, found: &Found, id: &str) -> Result<(), Trouble> {
+        let records = || found.records.present().map(|(_, r)| r);
+        let (Some(join_eui), Some(dev_eui)) =
+            (records().find_map(Record::join_eui), records().find_map(Record::dev_eui))
+        else {
+            return Ok(());
+        };
+        match self.ctx.target.holder(join_eui, dev_eui).await.map_err(retry)? {
+            Some((app, device)) if app != self.ctx.wishes.target_app || device.as_str() != id => {
+                Err(Trouble::Refuse(plan::euis_taken(join_eui, dev_eui, &app, &device)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn recipe(&self, found: &Found, transformed: &Transformed, mute: Option<Mute>) -> Recipe {
+        let has = |c: Component| found.records.get(c).is_some();
+        let first = has(Component::Js) && !has(Component::Ns) && !found.external_js;
+        let mut clear: BTreeSet<_> = match self.ctx.clear {
+            ClearMode::Nothing | ClearMode::Mute => BTreeSet::new(),
+            ClearMode::Keys => [Component::Js, Component::As, Component::Ns].into(),
+            ClearMode::Delete => Component::ALL.into(),
+        };
+        clear.retain(|c| has(*c) && !(*c == Component::Js && found.external_js));
+        if first {
+            clear.insert(Component::Js);
+        }
+        let copy = &transformed.copy;
+        Recipe {
+            strategy: if first { Strategy::ClearFirst } else { Strategy::MuteSource },
+            target_id: copy.id.clone(),
+            mute,
+            create: copy.components().collect(),
+            clear,
+            wait_seen: self.ctx.clear_when == ClearWhen::Seen && transformed.carry == Carry::Drop,
+            started_at: copy.ns.as_ref().is_some_and(|w| path::has(&w.message, STARTED_AT)),
+        }
+    }
+
+    async fn mute(&mut self) -> Result<(), Trouble> {
+        self.intent(Step::Mute).await?;
+        let already = self.log.state().recipe().and_then(|r| r.mute).is_some_and(|m| m.was == Some(false));
+        let muted = if already {
+            Ok(())
+        } else {
+            self.ctx.source.schedule_downlinks(&self.name.device, Some(false)).await
+        };
+        self.done(Step::Mute, muted).await
+    }
+
+    async fn unmute(&mut self) -> Result<(), Trouble> {
+        self.intent(Step::Unmute).await?;
+        let was = self.log.state().recipe().and_then(|r| r.mute).and_then(|m| m.was);
+        let done = self.ctx.source.schedule_downlinks(&self.name.device, was).await;
+        self.done(Step::Unmute, done).await
+    }
+
+    /// Reads the muted source: from now on its downlink counters stand still, and the copy is made from this.
+    async fn reread(&mut self) -> Result<(), Trouble> {
+        let first = self.log.first_snapshot().await?;
+        let listed = Found { records: first.records.clone(), ..Found::default() };
+        let found = self.ctx.source.read(&self.name.device, listed).await.map_err(retry)?;
+        let mute = self.log.state().recipe().and_then(|r| r.mute);
+        if let (Some(_), Some(ns)) = (mute, &found.records.ns)
+            && path::wrapped_flag(&ns.0, MUTE) != Some(false)
+        {
+            return Err(Trouble::Refuse(changed("it was unmuted at the source after we muted it", Component::Ns)));
+        }
+        for component in Component::ALL {
+            if first.records.get(component).is_some() != found.records.get(component).is_some() {
+                return Err(Trouble::Refuse(changed("a record appeared or went at the source", component)));
+            }
+        }
+        let mut as_it_was = found.clone();
+        if let (Some(mute), Some(ns)) = (mute, as_it_was.records.ns.as_mut()) {
+            path::clear(&mut ns.0, MUTE);
+            if let Some(was) = mute.was {
+                path::set_wrapped(&mut ns.0, MUTE, prost_reflect::Value::Bool(was));
+            }
+        }
+        let transformed = transform::device(&as_it_was, &self.ctx.facts, &self.ctx.wishes);
+        if let Some(finding) = transformed.findings.iter().find(|f| f.blocks()) {
+            return Err(Trouble::Refuse(finding.clone()));
+        }
+        let recipe = self.recipe(&as_it_was, &transformed, mute);
+        let seal = self.log.seal_found("source-2", &found).await?;
+        let copy = self.log.seal_copy(&transformed.copy).await?;
+        self.copy = Some(transformed.copy);
+        Ok(self.log.record(&Logged::Reread { seal, copy, recipe }).await?)
+    }
+
+    /// Records that a call for `step` is about to be made.
+    pub(super) async fn intent(&mut self, step: Step) -> Result<(), Trouble> {
+        Ok(self.log.record(&Logged::Intent { step }).await?)
+    }
+
+    /// Records that `step` was done, or makes trouble of its error.
+    pub(super) async fn done(&mut self, step: Step, result: Result<(), wire::Error>) -> Result<(), Trouble> {
+        match result {
+            Ok(()) => Ok(self.log.record(&Logged::Done { step }).await?),
+            Err(error) => Err(trouble(&error)),
+        }
+    }
+
+    /// The device's ID on the target.
+    pub(super) fn target_id(&self) -> DeviceId {
+        DeviceId::unchecked(self.log.state().recipe().map(|r| r.target_id.clone()).unwrap_or_default())
+    }
+
+    /// What is written to a component: decided after the second read, and the same in every later run.
+    pub(super) async fn write(&mut self, component: Component) -> Result<transform::Write, Trouble> {
+        if self.copy.is_none() {
+            self.copy = Some(self.log.copy().await?);
+        }
+        let write = self.copy.as_ref().and_then(|c| c.get(component)).cloned();
+        write.ok_or_else(|| Trouble::Block(changed("the sealed copy lacks a record", component)))
+    }
+}
+
+pub(super) fn changed(text: &str, component: Component) -> Finding {
+    Finding::new(Kind::ChangedMeanwhile, text)
+        .at(component)
+        .fix("see who works on this device, then run again")
+}
+
+/// A failed read: nothing was changed by it.
+pub(super) fn retry(error: wire::Error) -> Trouble {
+    Trouble::Retry { why: error.to_string(), maybe_applied: false }
+}
+
+/// A failed write: a refusal by the server is about this device, everything else is about the way there.
+fn trouble(error: &wire::Error) -> Trouble {
+    use wire::Kind as K;
+    let applied = error.outcome() == wire::Outcome::Unknown;
+    match error.kind() {
+        K::AlreadyExists => Trouble::Refuse(plan::refused(Kind::IdTaken, error)),
+        K::Invalid { .. } | K::FailedPrecondition | K::NotFound | K::ForbiddenPaths(_) if !applied => {
+            Trouble::Refuse(plan::refused(Kind::Refused, error))
+        }
+        _ => Trouble::Retry { why: error.to_string(), maybe_applied: applied },
+    }
+}

@@ -1,0 +1,9 @@
+//! Carries a plan out: one dispatcher, a bounded number of workers, one event enum for everybody who watches.
+
+pub mod application;
+pub mod compare;
+mod copy;
+pub mod device;
+pub mod event;
+pub mod log;
+pub mod run;

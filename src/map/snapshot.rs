@@ -1,0 +1,122 @@
+//! The sealed forms: a device as it was found, and the copy that is written, as bytes for the journal.
+//!
+//! The bytes hold keys. They are made for [`crate::journal`], which encrypts them, and wiped when dropped.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use prost_reflect::{DynamicMessage, prost::Message as _};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{
+    model::device::{Component, Record},
+    plan::{
+        facts::Hosts,
+        transform::{Copy, Found, Write},
+    },
+    proto,
+};
+
+/// Why sealed bytes cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Not the JSON that was sealed.
+    #[error("the sealed snapshot has another form: {0}")]
+    Form(#[from] serde_json::Error),
+    /// A record in it is not base64.
+    #[error("a record in the sealed snapshot is damaged: {0}")]
+    Base64(#[from] base64::DecodeError),
+    /// A record in it is not an end device.
+    #[error("a record in the sealed snapshot is damaged: {0}")]
+    Record(#[from] prost_reflect::prost::DecodeError),
+    /// Written by a newer version.
+    #[error("the sealed snapshot has format {0}, this build reads 1")]
+    Version(u32),
+}
+
+/// Version of both forms.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct SealedFound {
+    format: u32,
+    records: Vec<(Component, String)>,
+    elsewhere: Vec<(Component, String)>,
+    external_js: bool,
+    hosts: [String; 3],
+}
+
+#[derive(Serialize, Deserialize)]
+struct SealedCopy {
+    format: u32,
+    id: String,
+    writes: Vec<(Component, String, Vec<String>)>,
+}
+
+/// The bytes of a device as it was found.
+pub fn found_to_bytes(found: &Found) -> Zeroizing<Vec<u8>> {
+    let sealed = SealedFound {
+        format: FORMAT,
+        records: found.records.present().map(|(c, r)| (c, encode(&r.0))).collect(),
+        elsewhere: found.elsewhere.clone(),
+        external_js: found.external_js,
+        hosts: [found.hosts.ns.clone(), found.hosts.as_.clone(), found.hosts.js.clone()],
+    };
+    Zeroizing::new(serde_json::to_vec(&sealed).expect("strings and numbers serialize"))
+}
+
+/// A device as it was found, from its bytes.
+///
+/// # Errors
+/// When the bytes are not what [`found_to_bytes`] made.
+pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SnapshotError> {
+    let sealed: SealedFound = serde_json::from_slice(bytes)?;
+    check(sealed.format)?;
+    let [ns, as_, js] = sealed.hosts;
+    let mut found = Found {
+        elsewhere: sealed.elsewhere,
+        external_js: sealed.external_js,
+        hosts: Hosts { ns, as_, js },
+        ..Found::default()
+    };
+    for (component, text) in sealed.records {
+        *found.records.slot(component) = Some(Record(decode(&text)?));
+    }
+    Ok(found)
+}
+
+/// The bytes of a copy.
+pub fn copy_to_bytes(copy: &Copy) -> Zeroizing<Vec<u8>> {
+    let writes = copy.components().filter_map(|c| {
+        let write = copy.get(c)?;
+        Some((c, encode(&write.message), write.paths.clone()))
+    });
+    let sealed = SealedCopy { format: FORMAT, id: copy.id.clone(), writes: writes.collect() };
+    Zeroizing::new(serde_json::to_vec(&sealed).expect("strings and numbers serialize"))
+}
+
+/// A copy, from its bytes.
+///
+/// # Errors
+/// When the bytes are not what [`copy_to_bytes`] made.
+pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SnapshotError> {
+    let sealed: SealedCopy = serde_json::from_slice(bytes)?;
+    check(sealed.format)?;
+    let mut copy = Copy { id: sealed.id, ..Copy::default() };
+    for (component, text, paths) in sealed.writes {
+        *copy.slot(component) = Some(Write { message: decode(&text)?, paths });
+    }
+    Ok(copy)
+}
+
+fn check(format: u32) -> Result<(), SnapshotError> {
+    if format == FORMAT { Ok(()) } else { Err(SnapshotError::Version(format)) }
+}
+
+fn encode(message: &DynamicMessage) -> String {
+    BASE64_STANDARD.encode(Zeroizing::new(message.encode_to_vec()))
+}
+
+fn decode(text: &str) -> Result<DynamicMessage, SnapshotError> {
+    let bytes = Zeroizing::new(BASE64_STANDARD.decode(text)?);
+    Ok(DynamicMessage::decode(proto::descriptor("EndDevice"), bytes.as_slice())?)
+}

@@ -1,0 +1,143 @@
+//! The Things Stack as a source.
+
+use prost_reflect::Value;
+
+use super::Source;
+use crate::{
+    map::{owner, path},
+    model::{
+        device::{Component, Record, Records},
+        ids::{AppId, DeviceId},
+    },
+    plan::{
+        MUTE,
+        facts::{Hosts, host},
+        transform::Found,
+    },
+    proto,
+    tts::Stack,
+    wire::Error,
+};
+
+/// One application of a deployment.
+#[derive(Debug, Clone)]
+pub struct TtsSource {
+    stack: Stack,
+    app: AppId,
+    /// Other deployments that hold records of this one's devices, by host.
+    others: Vec<(Hosts, Stack)>,
+}
+
+impl TtsSource {
+    /// `others` are read where an IS record names their host.
+    pub fn new(stack: Stack, app: AppId, others: Vec<Stack>) -> Self {
+        let others = others.into_iter().map(|s| (s.hosts.clone(), s)).collect();
+        Self { stack, app, others }
+    }
+
+    /// The deployment.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The application.
+    pub fn app(&self) -> &AppId {
+        &self.app
+    }
+
+    /// The deployment that holds a component's record of this device: by the address in the IS record.
+    fn place(&self, component: Component, is: Option<&Record>) -> Place<'_> {
+        let field = match component {
+            Component::Ns => "network_server_address",
+            Component::As => "application_server_address",
+            Component::Js => "join_server_address",
+            Component::Is => return Place::Here,
+        };
+        let address = is.map(|r| path::string(&r.0, field)).unwrap_or_default();
+        if address.is_empty() {
+            return Place::Here;
+        }
+        let named = host(&address);
+        if named == host(self.stack.hosts.of(component)) {
+            return Place::Here;
+        }
+        match self.others.iter().find(|(hosts, _)| host(hosts.of(component)) == named) {
+            Some((_, stack)) => Place::Other(stack),
+            None => Place::Unknown(named),
+        }
+    }
+
+    /// The deployment to write to for this component, read from the IS record as it is now.
+    async fn writer(&self, component: Component, device: &DeviceId) -> Result<&Stack, Error> {
+        if self.others.is_empty() || component == Component::Is {
+            return Ok(&self.stack);
+        }
+        let is = self.stack.device(Component::Is, &self.app, device, &owner::readable(Component::Is)).await?;
+        Ok(match self.place(component, is.as_ref()) {
+            Place::Other(stack) => stack,
+            Place::Here | Place::Unknown(_) => &self.stack,
+        })
+    }
+}
+
+enum Place<'a> {
+    Here,
+    Other(&'a Stack),
+    Unknown(String),
+}
+
+impl Source for TtsSource {
+    async fn list(&self) -> Result<Vec<Found>, Error> {
+        let records = self.stack.list_devices(&self.app, &owner::readable(Component::Is)).await?;
+        Ok(records
+            .into_iter()
+            .map(|is| Found {
+                records: Records { is: Some(is), ..Records::default() },
+                hosts: self.stack.hosts.clone(),
+                ..Found::default()
+            })
+            .collect())
+    }
+
+    async fn read(&self, device: &DeviceId, listed: Found) -> Result<Found, Error> {
+        let mut found = Found { hosts: self.stack.hosts.clone(), ..Found::default() };
+        found.records.is = match listed.records.is {
+            Some(is) => Some(is),
+            None => self.stack.device(Component::Is, &self.app, device, &owner::readable(Component::Is)).await?,
+        };
+        for component in [Component::Ns, Component::As, Component::Js] {
+            let (stack, unknown) = match self.place(component, found.records.is.as_ref()) {
+                Place::Here => (&self.stack, None),
+                Place::Other(stack) => {
+                    // A Join Server elsewhere is an external one: it is read, and stays where it is.
+                    found.external_js |= component == Component::Js;
+                    (stack, None)
+                }
+                Place::Unknown(host) => (&self.stack, Some(host)),
+            };
+            let record = stack.device(component, &self.app, device, &owner::readable(component)).await?;
+            if let (None, Some(host)) = (&record, unknown) {
+                found.elsewhere.push((component, host));
+            }
+            *found.records.slot(component) = record;
+        }
+        Ok(found)
+    }
+
+    async fn schedule_downlinks(&self, device: &DeviceId, on: Option<bool>) -> Result<(), Error> {
+        let mut message = proto::message("EndDevice");
+        path::set(&mut message, "ids.device_id", Value::String(device.as_str().to_owned()));
+        let app = self.app.as_str().to_owned();
+        path::set(&mut message, "ids.application_ids.application_id", Value::String(app));
+        if let Some(on) = on {
+            path::set_wrapped(&mut message, MUTE, Value::Bool(on));
+        }
+        let stack = self.writer(Component::Ns, device).await?;
+        stack.set_device(Component::Ns, &self.app, device, message, &[MUTE.to_owned()]).await.map(drop)
+    }
+
+    async fn clear(&self, device: &DeviceId, component: Component) -> Result<(), Error> {
+        let stack = self.writer(component, device).await?;
+        stack.delete_device(component, &self.app, device).await.map(drop)
+    }
+}

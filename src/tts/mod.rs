@@ -1,0 +1,56 @@
+//! The API of The Things Stack as calls: what a source and a target share. No decisions are made here.
+
+pub mod application;
+pub mod facts;
+pub mod registry;
+
+use prost_reflect::{DynamicMessage, Value};
+
+use crate::{
+    map::path,
+    model::{device::Component, ids::AppId},
+    plan::facts::Hosts,
+    proto,
+    wire::{Client, MaskMemory},
+};
+
+/// A deployment: one client per component (they may share one address), and what was learnt of its version.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// Identity Server.
+    pub is: Client,
+    /// Network Server.
+    pub ns: Client,
+    /// Application Server.
+    pub as_: Client,
+    /// Join Server.
+    pub js: Client,
+    /// The hosts that stand in the records of this deployment.
+    pub hosts: Hosts,
+    /// Field mask paths that it refused.
+    pub masks: MaskMemory,
+}
+
+impl Stack {
+    /// The client of one component.
+    pub fn client(&self, component: Component) -> &Client {
+        match component {
+            Component::Is => &self.is,
+            Component::Js => &self.js,
+            Component::As => &self.as_,
+            Component::Ns => &self.ns,
+        }
+    }
+}
+
+/// `ApplicationIdentifiers` in field `field` of a request.
+fn set_app(request: &mut DynamicMessage, field: &str, app: &AppId) {
+    path::set(request, &format!("{field}.application_id"), Value::String(app.as_str().to_owned()));
+}
+
+/// `ApplicationIdentifiers` themselves, which some calls take as their request.
+fn app_ids(app: &AppId) -> DynamicMessage {
+    let mut ids = proto::message("ApplicationIdentifiers");
+    path::set(&mut ids, "application_id", Value::String(app.as_str().to_owned()));
+    ids
+}

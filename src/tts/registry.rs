@@ -1,0 +1,193 @@
+//! The end device registries: one interface over the four components.
+
+use prost_reflect::{DynamicMessage, Value};
+
+use super::{Stack, set_app};
+use crate::{
+    map::{mask, path},
+    model::{
+        device::{Component, Record},
+        ids::{AppId, DeviceId, Eui64},
+    },
+    proto,
+    wire::{About, Call, Error, Kind, Repeat},
+};
+
+/// Devices in one page of a list: the most that a server of 3.32.1 takes.
+const PAGE: u32 = 1000;
+
+impl Stack {
+    /// The IS records of all devices of an application, with every path that the Identity Server knows.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn list_devices(&self, app: &AppId, paths: &[String]) -> Result<Vec<Record>, Error> {
+        let mut request = proto::message("ListEndDevicesRequest");
+        set_app(&mut request, "application_ids", app);
+        path::set(&mut request, "order", Value::String("device_id".into()));
+        let method = "/ttn.lorawan.v3.EndDeviceRegistry/List";
+        let call = Call::read(About::application(app));
+        let items = self.is.pages(method, request, paths, &self.masks, "end_devices", PAGE, call).await?;
+        Ok(items.into_iter().map(Record).collect())
+    }
+
+    /// One component's record of a device, with the given paths; `None` when it has none.
+    ///
+    /// # Errors
+    /// Those of the call; not-found answers other than "no such device" stay errors.
+    pub async fn device(
+        &self,
+        component: Component,
+        app: &AppId,
+        device: &DeviceId,
+        paths: &[String],
+    ) -> Result<Option<Record>, Error> {
+        let mut request = proto::message("GetEndDeviceRequest");
+        set_app(&mut request, "end_device_ids.application_ids", app);
+        path::set(&mut request, "end_device_ids.device_id", Value::String(device.as_str().to_owned()));
+        let call = Call::read(About::device(app, device));
+        let client = self.client(component);
+        match client.unary_masked(method(component, Verb::Get), request, paths, &self.masks, call).await {
+            Ok((answer, _lost)) => Ok(Some(Record(answer.message))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates the IS record, or sets (creates or updates) the record of another component. Returns the answer.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn set_device(
+        &self,
+        component: Component,
+        app: &AppId,
+        device: &DeviceId,
+        message: DynamicMessage,
+        paths: &[String],
+    ) -> Result<Record, Error> {
+        let about = About::device(app, device);
+        let (request, call) = if component == Component::Is {
+            let mut request = proto::message("CreateEndDeviceRequest");
+            path::set(&mut request, "end_device", Value::Message(message));
+            (request, Call { repeat: Repeat::OnlyIfNotApplied, about, deadline: None })
+        } else {
+            (set_request("SetEndDeviceRequest", message, paths), Call { repeat: Repeat::Safe, about, deadline: None })
+        };
+        let answer = self.client(component).unary(method(component, Verb::Set), request, call).await?;
+        Ok(Record(answer.message))
+    }
+
+    /// Updates paths of an existing IS record.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn update_is(
+        &self,
+        app: &AppId,
+        device: &DeviceId,
+        message: DynamicMessage,
+        paths: &[String],
+    ) -> Result<(), Error> {
+        let request = set_request("UpdateEndDeviceRequest", message, paths);
+        let call = Call { repeat: Repeat::Safe, about: About::device(app, device), deadline: None };
+        self.is.unary("/ttn.lorawan.v3.EndDeviceRegistry/Update", request, call).await.map(drop)
+    }
+
+    /// Removes a component's record; `false` when there was none.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn delete_device(&self, component: Component, app: &AppId, device: &DeviceId) -> Result<bool, Error> {
+        let mut request = proto::message("EndDeviceIdentifiers");
+        set_app(&mut request, "application_ids", app);
+        path::set(&mut request, "device_id", Value::String(device.as_str().to_owned()));
+        let call = Call { repeat: Repeat::Safe, about: About::device(app, device), deadline: None };
+        match self.client(component).unary(method(component, Verb::Delete), request, call).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which device has this pair of EUIs in the deployment, if any: application and device ID.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn device_by_euis(&self, join_eui: Eui64, dev_eui: Eui64) -> Result<Option<(AppId, DeviceId)>, Error> {
+        let mut request = proto::message("GetEndDeviceIdentifiersForEUIsRequest");
+        path::set(&mut request, "join_eui", Value::Bytes(join_eui.0.to_vec().into()));
+        path::set(&mut request, "dev_eui", Value::Bytes(dev_eui.0.to_vec().into()));
+        let call = Call::read(About::default());
+        match self.is.unary("/ttn.lorawan.v3.EndDeviceRegistry/GetIdentifiersForEUIs", request, call).await {
+            Ok(answer) => Ok(Some((
+                AppId::unchecked(path::string(&answer.message, "application_ids.application_id")),
+                DeviceId::unchecked(path::string(&answer.message, "device_id")),
+            ))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The paths of `wanted` that this deployment's component refuses in a mask.
+    ///
+    /// Masks are checked before the device is looked up (recorded), so that a device that cannot exist will do.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn refused_paths(
+        &self,
+        component: Component,
+        app: &AppId,
+        wanted: &[String],
+    ) -> Result<Vec<String>, Error> {
+        let nobody = DeviceId::unchecked("stackferry-version-probe");
+        self.device(component, app, &nobody, wanted).await?;
+        Ok(self.masks.refused(method(component, Verb::Get)).into_iter().filter(|p| wanted.contains(p)).collect())
+    }
+}
+
+fn set_request(name: &str, message: DynamicMessage, paths: &[String]) -> DynamicMessage {
+    let mut request = proto::message(name);
+    path::set(&mut request, "end_device", Value::Message(message));
+    path::set(&mut request, "field_mask", Value::Message(mask::message(paths)));
+    request
+}
+
+/// The answers that say "this component has no record of the device" (recorded: each component has its own).
+fn is_absent(error: &Error) -> bool {
+    *error.kind() == Kind::NotFound
+        && [
+            ("pkg/identityserver/store", "end_device_not_found"),
+            ("pkg/redis", "not_found"),
+            ("pkg/joinserver", "device_not_found"),
+            ("pkg/networkserver", "device_not_found"),
+            ("pkg/applicationserver", "device_not_found"),
+        ]
+        .iter()
+        .any(|(namespace, name)| error.is(namespace, name))
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Get,
+    Set,
+    Delete,
+}
+
+fn method(component: Component, verb: Verb) -> &'static str {
+    match (component, verb) {
+        (Component::Is, Verb::Get) => "/ttn.lorawan.v3.EndDeviceRegistry/Get",
+        (Component::Is, Verb::Set) => "/ttn.lorawan.v3.EndDeviceRegistry/Create",
+        (Component::Is, Verb::Delete) => "/ttn.lorawan.v3.EndDeviceRegistry/Delete",
+        (Component::Js, Verb::Get) => "/ttn.lorawan.v3.JsEndDeviceRegistry/Get",
+        (Component::Js, Verb::Set) => "/ttn.lorawan.v3.JsEndDeviceRegistry/Set",
+        (Component::Js, Verb::Delete) => "/ttn.lorawan.v3.JsEndDeviceRegistry/Delete",
+        (Component::As, Verb::Get) => "/ttn.lorawan.v3.AsEndDeviceRegistry/Get",
+        (Component::As, Verb::Set) => "/ttn.lorawan.v3.AsEndDeviceRegistry/Set",
+        (Component::As, Verb::Delete) => "/ttn.lorawan.v3.AsEndDeviceRegistry/Delete",
+        (Component::Ns, Verb::Get) => "/ttn.lorawan.v3.NsEndDeviceRegistry/Get",
+        (Component::Ns, Verb::Set) => "/ttn.lorawan.v3.NsEndDeviceRegistry/Set",
+        (Component::Ns, Verb::Delete) => "/ttn.lorawan.v3.NsEndDeviceRegistry/Delete",
+    }
+}
