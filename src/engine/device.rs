@@ -2,19 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    event::{DeviceName, Event, Outcome},
+    event::{DeviceName, Event, Outcome, Sink},
     log::{DeviceLog, LogError},
 };
 use crate::{
     config::{ClearMode, ClearWhen},
-    model::{
-        device::{Component, Record},
-        ids::DeviceId,
-    },
+    model::{device::Component, ids::DeviceId},
     plan::{
         self, MUTE,
         facts::{TargetFacts, Wishes},
@@ -41,12 +37,12 @@ pub struct Context<S, T> {
     pub wishes: Wishes,
     /// How the source is cleared.
     pub clear: ClearMode,
-    /// When an OTAA device with a dropped session is cleared.
-    pub clear_when: ClearWhen,
+    /// When an OTAA device with a dropped session is cleared: once seen on the target unless told otherwise.
+    pub clear_when: Option<ClearWhen>,
     /// True: nothing is cleared in this run.
     pub hold: bool,
     /// Everybody who watches.
-    pub events: UnboundedSender<Event>,
+    pub events: Sink,
     /// Stop at once, between two calls.
     pub abort: CancellationToken,
 }
@@ -120,7 +116,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             }
             match self.step(step).await {
                 Ok(()) => {
-                    let _ = self.ctx.events.send(Event::Step { device: self.name.clone(), step });
+                    self.ctx.events.send(Event::Step { device: self.name.clone(), step });
                 }
                 Err(Trouble::Refuse(finding)) if step == Step::Snapshot => return Ok(Outcome::Refused(vec![finding])),
                 Err(Trouble::Refuse(finding)) => {
@@ -176,28 +172,11 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         if let Some(finding) = transformed.findings.iter().find(|f| f.blocks()) {
             return Err(Trouble::Refuse(finding.clone()));
         }
-        self.euis_free(&found, &transformed.copy.id).await?;
         let was = found.records.ns.as_ref().map(|ns| Mute { was: path::wrapped_flag(&ns.0, MUTE) });
         let recipe = self.recipe(&found, &transformed, was);
         let seal = self.log.seal_found("source-1", &found).await?;
         self.listed = found;
         Ok(self.log.record(&Logged::Snapshot { seal, recipe }).await?)
-    }
-
-    /// The target's deployment must not have the EUIs under another name; it refuses them only after the mute.
-    async fn euis_free(&self, found: &Found, id: &str) -> Result<(), Trouble> {
-        let records = || found.records.present().map(|(_, r)| r);
-        let (Some(join_eui), Some(dev_eui)) =
-            (records().find_map(Record::join_eui), records().find_map(Record::dev_eui))
-        else {
-            return Ok(());
-        };
-        match self.ctx.target.holder(join_eui, dev_eui).await.map_err(retry)? {
-            Some((app, device)) if app != self.ctx.wishes.target_app || device.as_str() != id => {
-                Err(Trouble::Refuse(plan::euis_taken(join_eui, dev_eui, &app, &device)))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn recipe(&self, found: &Found, transformed: &Transformed, mute: Option<Mute>) -> Recipe {
@@ -219,7 +198,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             mute,
             create: copy.components().collect(),
             clear,
-            wait_seen: self.ctx.clear_when == ClearWhen::Seen && transformed.carry == Carry::Drop,
+            wait_seen: self.ctx.clear_when != Some(ClearWhen::Verified) && transformed.carry == Carry::Drop,
             started_at: copy.ns.as_ref().is_some_and(|w| path::has(&w.message, STARTED_AT)),
         }
     }

@@ -1,12 +1,17 @@
 //! What the engine tells: consumed by `report` and by tests. No secrets.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     model::ids::{AppId, DeviceId},
     plan::{Plan, finding::Finding},
     step::Step,
-    wire::{CallEvent, WaitEvent},
+    wire::{CallEvent, Observer, WaitEvent},
 };
 
 /// A device of a run: application and device ID at the source.
@@ -74,14 +79,73 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
-    /// A call was made.
-    Call(CallEvent),
-    /// The run waits before a call.
-    Wait(WaitEvent),
+    /// A call was made: method, what about, attempt, time, result.
+    Call(String),
+    /// The run waits before a call: why and how long.
+    Wait(String),
     /// Ctrl-C: devices in hand are finished, no new ones are begun.
     Draining,
     /// Too many failures: no new devices are begun.
     TooManyFailures(usize),
+}
+
+/// Where the engine puts its events; it counts as they pass. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    sender: UnboundedSender<Event>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+/// What was counted in this run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records created on the target, or found there as they should be.
+    pub created: usize,
+    /// Records read back equal.
+    pub verified: usize,
+    /// Records cleared at the source.
+    pub cleared: usize,
+    /// gRPC calls, each attempt.
+    pub calls: u64,
+}
+
+impl Sink {
+    /// A sink that hands everything to `sender`; when nobody listens any more, events are only counted.
+    pub fn new(sender: UnboundedSender<Event>) -> Self {
+        Self { sender, tally: Arc::default() }
+    }
+
+    /// Counts and passes on.
+    pub fn send(&self, event: Event) {
+        {
+            let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            match &event {
+                Event::Step { step: Step::Create(_), .. } => tally.created += 1,
+                Event::Step { step: Step::Verify(_), .. } => tally.verified += 1,
+                Event::Step { step: Step::Clear(_), .. } => tally.cleared += 1,
+                Event::Call(_) => tally.calls += 1,
+                _ => {}
+            }
+        }
+        let _ = self.sender.send(event);
+    }
+
+    /// What was counted so far.
+    pub fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Sink {
+    fn call(&self, call: &CallEvent<'_>) {
+        let CallEvent { side, method, about, attempt, elapsed, code, .. } = call;
+        self.send(Event::Call(format!("{side} {method} {about} attempt {attempt}: {code} in {elapsed:.1?}")));
+    }
+
+    fn wait(&self, wait: &WaitEvent<'_>) {
+        let WaitEvent { side, method, about, reason, duration } = wait;
+        self.send(Event::Wait(format!("waiting {duration:.1?} for the {side}: {reason} ({method} {about})")));
+    }
 }
 
 /// What a run did, for the closing words and the exit code.
@@ -93,12 +157,8 @@ pub struct Summary {
     pub not_begun: usize,
     /// Applications created on the target.
     pub created: Vec<AppId>,
-    /// Records created, verified and cleared in this run.
-    pub created_records: usize,
-    /// Records read back equal in this run.
-    pub verified_records: usize,
-    /// Records cleared at the source in this run.
-    pub cleared_records: usize,
+    /// What was counted.
+    pub tally: Tally,
     /// True when Ctrl-C ended it.
     pub interrupted: bool,
 }

@@ -5,5 +5,6 @@ pub mod compare;
 mod copy;
 pub mod device;
 pub mod event;
+pub mod gather;
 pub mod log;
 pub mod run;

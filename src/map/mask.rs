@@ -27,6 +27,15 @@ pub fn leaves(rpc: &str) -> Vec<&'static str> {
     all.iter().copied().filter(|p| !is_parent(p)).collect()
 }
 
+/// The deepest of `allowed` that is `path` or a parent of it.
+pub fn cover<'a, S: AsRef<str>>(allowed: &'a [S], path: &str) -> Option<&'a str> {
+    allowed
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|a| path == *a || path.strip_prefix(a).is_some_and(|rest| rest.starts_with('.')))
+        .max_by_key(|a| a.len())
+}
+
 /// A `google.protobuf.FieldMask` of these paths.
 pub fn message<S: AsRef<str>>(paths: &[S]) -> DynamicMessage {
     let mut mask = crate::proto::message("google.protobuf.FieldMask");
@@ -54,6 +63,14 @@ mod tests {
         let leaves = leaves("JsEndDeviceRegistry/Get");
         assert!(leaves.contains(&"root_keys.app_key.key"));
         assert!(!leaves.contains(&"root_keys"));
+    }
+
+    #[test]
+    fn a_path_is_covered_by_its_deepest_allowed_parent() {
+        let allowed = ["session", "session.keys", "name"];
+        assert_eq!(cover(&allowed, "session.keys.app_s_key"), Some("session.keys"));
+        assert_eq!(cover(&allowed, "session.dev_addr"), Some("session"));
+        assert_eq!(cover(&allowed, "names"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     map::{mask, path},
     model::ids::AppId,
     proto,
-    wire::{About, Call, Error, Kind, Repeat},
+    wire::{About, Call, Error, Kind},
 };
 
 /// Who owns a new application.
@@ -30,8 +30,8 @@ impl Stack {
         let mut request = proto::message("GetApplicationRequest");
         set_app(&mut request, "application_ids", app);
         let method = "/ttn.lorawan.v3.ApplicationRegistry/Get";
-        let call = Call::read(About::application(app));
-        absent(self.is.unary_masked(method, request, paths, &self.masks, call).await.map(|(a, _)| a.message))
+        let call = Call::safe(About::application(app.as_str()));
+        absent(self.is.unary_masked(method, request, paths, call).await.map(|(a, _)| a.message))
     }
 
     /// Creates an application.
@@ -46,7 +46,7 @@ impl Stack {
             Owner::Organization(id) => ("collaborator.organization_ids.organization_id", id),
         };
         path::set(&mut request, field, Value::String(id.clone()));
-        let call = Call { repeat: Repeat::OnlyIfNotApplied, about: About::application(app), deadline: None };
+        let call = Call::create(About::application(app.as_str()));
         self.is.unary("/ttn.lorawan.v3.ApplicationRegistry/Create", request, call).await.map(drop)
     }
 
@@ -57,9 +57,9 @@ impl Stack {
     pub async fn link(&self, app: &AppId, paths: &[String]) -> Result<Option<DynamicMessage>, Error> {
         let mut request = proto::message("GetApplicationLinkRequest");
         set_app(&mut request, "application_ids", app);
-        let call = Call::read(About::application(app));
+        let call = Call::safe(About::application(app.as_str()));
         let method = "/ttn.lorawan.v3.As/GetLink";
-        absent(self.as_.unary_masked(method, request, paths, &self.masks, call).await.map(|(a, _)| a.message))
+        absent(self.as_.unary_masked(method, request, paths, call).await.map(|(a, _)| a.message))
     }
 
     /// Sets the application link.
@@ -71,7 +71,7 @@ impl Stack {
         set_app(&mut request, "application_ids", app);
         path::set(&mut request, "link", Value::Message(link));
         path::set(&mut request, "field_mask", Value::Message(mask::message(paths)));
-        let call = Call { repeat: Repeat::Safe, about: About::application(app), deadline: None };
+        let call = Call::safe(About::application(app.as_str()));
         self.as_.unary("/ttn.lorawan.v3.As/SetLink", request, call).await.map(drop)
     }
 
@@ -81,7 +81,7 @@ impl Stack {
     /// Those of the call.
     pub async fn rights(&self, app: &AppId) -> Result<BTreeSet<String>, Error> {
         let method = "/ttn.lorawan.v3.ApplicationAccess/ListRights";
-        let answer = self.is.unary(method, app_ids(app), Call::read(About::application(app))).await?;
+        let answer = self.is.unary(method, app_ids(app), Call::safe(About::application(app.as_str()))).await?;
         let names = proto::enumeration("Right");
         let rights = path::get(&answer.message, "rights");
         let numbers = rights.as_ref().and_then(|v| v.as_list()).unwrap_or_default();
@@ -122,7 +122,7 @@ impl Stack {
         for (items, message, method, ids) in lists {
             let mut request = proto::message(message);
             set_app(&mut request, ids, app);
-            let answer = self.as_.unary(method, request, Call::read(About::application(app))).await?;
+            let answer = self.as_.unary(method, request, Call::safe(About::application(app.as_str()))).await?;
             let count = path::get(&answer.message, items).and_then(|v| v.as_list().map(<[_]>::len)).unwrap_or(0);
             counts.push((items, count));
         }

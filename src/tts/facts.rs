@@ -15,7 +15,7 @@ use crate::{
 impl Stack {
     async fn ask(&self, client: &crate::wire::Client, method: &'static str) -> Result<DynamicMessage, Error> {
         let request = proto::message("google.protobuf.Empty");
-        Ok(client.unary(method, request, Call::read(About::default())).await?.message)
+        Ok(client.unary(method, request, Call::safe(About::nothing())).await?.message)
     }
 
     /// `Ns.GetDeviceAddressPrefixes`.
@@ -53,7 +53,7 @@ impl Stack {
     pub async fn frequency_plans(&self) -> Result<BTreeMap<String, String>, Error> {
         let request = proto::message("ListFrequencyPlansRequest");
         let method = "/ttn.lorawan.v3.Configuration/ListFrequencyPlans";
-        let answer = self.ns.unary(method, request, Call::read(About::default())).await?.message;
+        let answer = self.ns.unary(method, request, Call::safe(About::nothing())).await?.message;
         Ok(list(&answer, "frequency_plans")
             .iter()
             .filter_map(Value::as_message)
@@ -68,7 +68,7 @@ impl Stack {
     pub async fn phy_versions(&self) -> Result<HashMap<String, BTreeSet<i32>>, Error> {
         let request = proto::message("GetPhyVersionsRequest");
         let method = "/ttn.lorawan.v3.Configuration/GetPhyVersions";
-        let answer = self.ns.unary(method, request, Call::read(About::default())).await?.message;
+        let answer = self.ns.unary(method, request, Call::safe(About::nothing())).await?.message;
         Ok(list(&answer, "version_info")
             .iter()
             .filter_map(Value::as_message)
@@ -88,7 +88,7 @@ impl Stack {
         path::set(&mut request, "frequency_plan_id", Value::String(plan.to_owned()));
         path::set(&mut request, "lorawan_phy_version", Value::EnumNumber(phy));
         let method = "/ttn.lorawan.v3.Ns/GetDefaultMACSettings";
-        match self.ns.unary(method, request, Call::read(About::default())).await {
+        match self.ns.unary(method, request, Call::safe(About::nothing())).await {
             Ok(answer) => Ok(Some(answer.message)),
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid { .. }) => Ok(None),
             Err(error) => Err(error),

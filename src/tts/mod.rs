@@ -11,10 +11,10 @@ use crate::{
     model::{device::Component, ids::AppId},
     plan::facts::Hosts,
     proto,
-    wire::{Client, MaskMemory},
+    wire::Client,
 };
 
-/// A deployment: one client per component (they may share one address), and what was learnt of its version.
+/// A deployment: one client per component (they may share one address).
 #[derive(Debug, Clone)]
 pub struct Stack {
     /// Identity Server.
@@ -27,8 +27,6 @@ pub struct Stack {
     pub js: Client,
     /// The hosts that stand in the records of this deployment.
     pub hosts: Hosts,
-    /// Field mask paths that it refused.
-    pub masks: MaskMemory,
 }
 
 impl Stack {

@@ -10,7 +10,7 @@ use crate::{
         ids::{AppId, DeviceId, Eui64},
     },
     proto,
-    wire::{About, Call, Error, Kind, Repeat},
+    wire::{About, Answer, Call, Error, Kind, List},
 };
 
 /// Devices in one page of a list: the most that a server of 3.32.1 takes.
@@ -26,9 +26,9 @@ impl Stack {
         set_app(&mut request, "application_ids", app);
         path::set(&mut request, "order", Value::String("device_id".into()));
         let method = "/ttn.lorawan.v3.EndDeviceRegistry/List";
-        let call = Call::read(About::application(app));
-        let items = self.is.pages(method, request, paths, &self.masks, "end_devices", PAGE, call).await?;
-        Ok(items.into_iter().map(Record).collect())
+        let list = List { method, request, items: "end_devices", page_size: PAGE, paths: paths.to_vec() };
+        let listing = self.is.pages(list, Call::safe(about(app))).await?;
+        Ok(listing.items.into_iter().map(Record).collect())
     }
 
     /// One component's record of a device, with the given paths; `None` when it has none.
@@ -42,16 +42,25 @@ impl Stack {
         device: &DeviceId,
         paths: &[String],
     ) -> Result<Option<Record>, Error> {
-        let mut request = proto::message("GetEndDeviceRequest");
-        set_app(&mut request, "end_device_ids.application_ids", app);
-        path::set(&mut request, "end_device_ids.device_id", Value::String(device.as_str().to_owned()));
-        let call = Call::read(About::device(app, device));
-        let client = self.client(component);
-        match client.unary_masked(method(component, Verb::Get), request, paths, &self.masks, call).await {
-            Ok((answer, _lost)) => Ok(Some(Record(answer.message))),
+        match self.get(component, app, device, paths).await {
+            Ok((answer, _unknown_here)) => Ok(Some(Record(answer.message))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn get(
+        &self,
+        component: Component,
+        app: &AppId,
+        device: &DeviceId,
+        paths: &[String],
+    ) -> Result<(Answer, Vec<String>), Error> {
+        let mut request = proto::message("GetEndDeviceRequest");
+        set_app(&mut request, "end_device_ids.application_ids", app);
+        path::set(&mut request, "end_device_ids.device_id", Value::String(device.as_str().to_owned()));
+        let call = Call::safe(about_device(app, device));
+        self.client(component).unary_masked(method(component, Verb::Get), request, paths, call).await
     }
 
     /// Creates the IS record, or sets (creates or updates) the record of another component. Returns the answer.
@@ -66,13 +75,13 @@ impl Stack {
         message: DynamicMessage,
         paths: &[String],
     ) -> Result<Record, Error> {
-        let about = About::device(app, device);
+        let about = about_device(app, device);
         let (request, call) = if component == Component::Is {
             let mut request = proto::message("CreateEndDeviceRequest");
             path::set(&mut request, "end_device", Value::Message(message));
-            (request, Call { repeat: Repeat::OnlyIfNotApplied, about, deadline: None })
+            (request, Call::create(about))
         } else {
-            (set_request("SetEndDeviceRequest", message, paths), Call { repeat: Repeat::Safe, about, deadline: None })
+            (set_request("SetEndDeviceRequest", message, paths), Call::safe(about))
         };
         let answer = self.client(component).unary(method(component, Verb::Set), request, call).await?;
         Ok(Record(answer.message))
@@ -90,7 +99,7 @@ impl Stack {
         paths: &[String],
     ) -> Result<(), Error> {
         let request = set_request("UpdateEndDeviceRequest", message, paths);
-        let call = Call { repeat: Repeat::Safe, about: About::device(app, device), deadline: None };
+        let call = Call::safe(about_device(app, device));
         self.is.unary("/ttn.lorawan.v3.EndDeviceRegistry/Update", request, call).await.map(drop)
     }
 
@@ -102,7 +111,7 @@ impl Stack {
         let mut request = proto::message("EndDeviceIdentifiers");
         set_app(&mut request, "application_ids", app);
         path::set(&mut request, "device_id", Value::String(device.as_str().to_owned()));
-        let call = Call { repeat: Repeat::Safe, about: About::device(app, device), deadline: None };
+        let call = Call::safe(about_device(app, device));
         match self.client(component).unary(method(component, Verb::Delete), request, call).await {
             Ok(_) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
@@ -118,7 +127,7 @@ impl Stack {
         let mut request = proto::message("GetEndDeviceIdentifiersForEUIsRequest");
         path::set(&mut request, "join_eui", Value::Bytes(join_eui.0.to_vec().into()));
         path::set(&mut request, "dev_eui", Value::Bytes(dev_eui.0.to_vec().into()));
-        let call = Call::read(About::default());
+        let call = Call::safe(About::nothing());
         match self.is.unary("/ttn.lorawan.v3.EndDeviceRegistry/GetIdentifiersForEUIs", request, call).await {
             Ok(answer) => Ok(Some((
                 AppId::unchecked(path::string(&answer.message, "application_ids.application_id")),
@@ -142,9 +151,22 @@ impl Stack {
         wanted: &[String],
     ) -> Result<Vec<String>, Error> {
         let nobody = DeviceId::unchecked("stackferry-version-probe");
-        self.device(component, app, &nobody, wanted).await?;
-        Ok(self.masks.refused(method(component, Verb::Get)).into_iter().filter(|p| wanted.contains(p)).collect())
+        match self.get(component, app, &nobody, wanted).await {
+            Ok((_, refused)) => Ok(refused),
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Denied { .. }) => {
+                Ok(self.client(component).refused(method(component, Verb::Get), wanted))
+            }
+            Err(error) => Err(error),
+        }
     }
+}
+
+fn about(app: &AppId) -> About {
+    About::application(app.as_str())
+}
+
+fn about_device(app: &AppId, device: &DeviceId) -> About {
+    About::device(app.as_str(), device.as_str())
 }
 
 fn set_request(name: &str, message: DynamicMessage, paths: &[String]) -> DynamicMessage {

@@ -1,0 +1,243 @@
+//! Reads both sides and makes the plan. Nothing is changed here.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    application::ApplicationState,
+    log::DeviceLog,
+    run::{Job, RunError},
+};
+use crate::{
+    journal::{DeviceKey, JournalHandle},
+    map::{owner, path},
+    model::{
+        device::{Component, Record},
+        ids::{AppId, DeviceId},
+    },
+    plan::{
+        self, ApplicationPlan, Begun, Input, Verdict,
+        facts::TargetFacts,
+        finding::{Finding, Kind},
+        radio,
+        transform::Found,
+    },
+    source::Source as _,
+    target::Target as _,
+    tts::Stack,
+};
+
+/// Rights that reading, muting and clearing a source application needs (facts §5).
+const SOURCE_RIGHTS: &[&str] = &[
+    "RIGHT_APPLICATION_INFO",
+    "RIGHT_APPLICATION_SETTINGS_BASIC",
+    "RIGHT_APPLICATION_DEVICES_READ",
+    "RIGHT_APPLICATION_DEVICES_READ_KEYS",
+    "RIGHT_APPLICATION_DEVICES_WRITE",
+    "RIGHT_APPLICATION_DEVICES_WRITE_KEYS",
+    "RIGHT_APPLICATION_TRAFFIC_READ",
+];
+
+/// Rights that writing and verifying a target application needs.
+const TARGET_RIGHTS: &[&str] = &[
+    "RIGHT_APPLICATION_INFO",
+    "RIGHT_APPLICATION_SETTINGS_BASIC",
+    "RIGHT_APPLICATION_DEVICES_READ",
+    "RIGHT_APPLICATION_DEVICES_READ_KEYS",
+    "RIGHT_APPLICATION_DEVICES_WRITE",
+    "RIGHT_APPLICATION_DEVICES_WRITE_KEYS",
+];
+
+/// An application that is ready to be moved.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Both sides of the application itself.
+    pub state: ApplicationState,
+    /// What the target said of itself.
+    pub facts: Arc<TargetFacts>,
+    /// What was read of the devices that are to be begun.
+    pub found: HashMap<DeviceId, Found>,
+}
+
+/// Plans one application.
+///
+/// # Errors
+/// When one of the sides cannot be read as a whole.
+pub async fn application(
+    job: &Job,
+    journal: Option<&JournalHandle>,
+    in_flight: usize,
+) -> Result<(ApplicationPlan, Prepared), RunError> {
+    let (source, target) = (job.source.stack(), job.target.stack());
+    let (app, target_app) = (job.source.app(), job.target.app());
+    let state = ApplicationState::read(source, app, target, target_app).await?;
+    let mut findings = state.findings();
+    findings.extend(rights("source", source, app, SOURCE_RIGHTS).await?);
+    if !state.is_new() {
+        findings.extend(rights("target", target, target_app, TARGET_RIGHTS).await?);
+    } else if job.owner.is_none() {
+        findings.push(
+            Finding::new(Kind::Rights, format!("{target_app} is not on the target, and the configuration names no owner"))
+                .fix("add owner = { user = \"…\" } or { organization = \"…\" } to the target, or create the application"),
+        );
+        if let Some(last) = findings.last_mut() {
+            last.severity = plan::finding::Severity::Stop;
+        }
+    }
+    let mut facts = target_facts(target, target_app).await?;
+    let existing = existing(job, state.is_new()).await?;
+    let inputs = inputs(job, journal, in_flight, &existing).await?;
+    mac_defaults(source, target, &inputs, job, &mut facts).await?;
+    let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
+    if findings.iter().any(Finding::blocks) {
+        for device in devices.iter_mut().filter(|d| d.verdict != Verdict::Done) {
+            device.verdict = Verdict::Stop;
+        }
+    }
+    let plan = ApplicationPlan {
+        source: app.clone(),
+        target: target_app.clone(),
+        create: state.is_new(),
+        set_link: state.sets_link(),
+        findings,
+        devices,
+    };
+    let found = inputs.into_iter().filter(|i| i.begun.is_none()).map(|i| (i.id, i.found)).collect();
+    Ok((plan, Prepared { state, facts: Arc::new(facts), found }))
+}
+
+async fn rights(side: &str, stack: &Stack, app: &AppId, needed: &[&str]) -> Result<Option<Finding>, RunError> {
+    let has = stack.rights(app).await?;
+    if has.contains("RIGHT_ALL") || has.contains("RIGHT_APPLICATION_ALL") {
+        return Ok(None);
+    }
+    let missing: Vec<_> = needed.iter().filter(|r| !has.contains(**r)).map(|r| (*r).to_owned()).collect();
+    Ok((!missing.is_empty()).then(|| {
+        Finding::new(Kind::Rights, format!("the API key of the {side} lacks rights on application {app}"))
+            .paths(missing)
+            .fix(format!("in the Console of the {side}: Applications, {app}, API keys: give the key these rights"))
+    }))
+}
+
+async fn target_facts(target: &Stack, app: &AppId) -> Result<TargetFacts, RunError> {
+    let mut facts = TargetFacts {
+        hosts: target.hosts.clone(),
+        dev_addr_prefixes: target.dev_addr_prefixes().await?,
+        join_eui_prefixes: target.join_eui_prefixes().await?,
+        frequency_plans: target.frequency_plans().await?,
+        phy_versions: target.phy_versions().await?,
+        ..TargetFacts::default()
+    };
+    for component in Component::ALL {
+        let refused = target.refused_paths(component, app, &owner::writable(component)).await?;
+        if !refused.is_empty() {
+            facts.refused_paths.insert(component, refused);
+        }
+    }
+    Ok(facts)
+}
+
+/// The IS records of the target application, by device ID.
+async fn existing(job: &Job, is_new: bool) -> Result<HashMap<String, Record>, RunError> {
+    if is_new {
+        return Ok(HashMap::new());
+    }
+    let records = job.target.stack().list_devices(job.target.app(), &owner::readable(Component::Is)).await?;
+    Ok(records.into_iter().map(|r| (r.device_id(), r)).collect())
+}
+
+/// Everything that is read of each selected device.
+async fn inputs(
+    job: &Job,
+    journal: Option<&JournalHandle>,
+    in_flight: usize,
+    existing: &HashMap<String, Record>,
+) -> Result<Vec<Input>, RunError> {
+    let mut listed: HashMap<DeviceId, Found> = HashMap::new();
+    for found in job.source.list().await? {
+        listed.insert(DeviceId::unchecked(plan::transform::device_id(&found)), found);
+    }
+    let mut ids: Vec<_> = listed.keys().cloned().collect();
+    ids.sort();
+    let selected = job.select(&ids);
+    let work: Vec<_> = selected.into_iter().map(|id| (listed.remove(&id).unwrap_or_default(), id)).collect();
+    stream::iter(work)
+        .map(|(found, id)| input(job, journal, existing, id, found))
+        .buffer_unordered(in_flight.max(1))
+        .try_collect()
+        .await
+}
+
+async fn input(
+    job: &Job,
+    journal: Option<&JournalHandle>,
+    existing: &HashMap<String, Record>,
+    id: DeviceId,
+    listed: Found,
+) -> Result<Input, RunError> {
+    let begun = match journal {
+        Some(journal) => begun(journal, job.source.app(), &id).await?,
+        None => None,
+    };
+    if begun.is_some() {
+        return Ok(Input { id, found: Found::default(), begun, holder: None });
+    }
+    let found = job.source.read(&id, listed).await?;
+    let holder = holder(job, &found, existing).await?;
+    Ok(Input { id, found, begun, holder })
+}
+
+async fn begun(journal: &JournalHandle, app: &AppId, id: &DeviceId) -> Result<Option<Begun>, RunError> {
+    let key = DeviceKey { application: app.clone(), device: id.clone() };
+    let log = DeviceLog::open(journal.clone(), key).await?;
+    let state = log.state();
+    Ok(state.recipe().map(|recipe| Begun {
+        target_id: recipe.target_id.clone(),
+        state: state.name(),
+        finished: state.is_finished(),
+    }))
+}
+
+/// Who has the EUIs on the target; not asked when the target application lists them under one of its devices.
+async fn holder(
+    job: &Job,
+    found: &Found,
+    existing: &HashMap<String, Record>,
+) -> Result<Option<(AppId, DeviceId)>, RunError> {
+    let records = || found.records.present().map(|(_, r)| r);
+    let (Some(join_eui), Some(dev_eui)) = (records().find_map(Record::join_eui), records().find_map(Record::dev_eui))
+    else {
+        return Ok(None);
+    };
+    let same = |r: &&Record| r.join_eui() == Some(join_eui) && r.dev_eui() == Some(dev_eui);
+    if let Some(record) = existing.values().find(same) {
+        return Ok(Some((job.target.app().clone(), DeviceId::unchecked(record.device_id()))));
+    }
+    Ok(job.target.holder(join_eui, dev_eui).await?)
+}
+
+/// MAC defaults of both sides for the plans and PHY versions of devices that have a session.
+async fn mac_defaults(
+    source: &Stack,
+    target: &Stack,
+    inputs: &[Input],
+    job: &Job,
+    facts: &mut TargetFacts,
+) -> Result<(), RunError> {
+    let with_session = inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
+    let pairs: BTreeSet<_> = with_session
+        .filter_map(|r| Some((radio::plan_for(r, &job.wishes)?, path::number(&r.0, "lorawan_phy_version") as i32)))
+        .collect();
+    for (plan, phy) in pairs {
+        let ours = source.default_mac_settings(&plan, phy).await?;
+        let theirs = target.default_mac_settings(&plan, phy).await?;
+        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+            facts.mac_defaults.insert((plan, phy), (ours, theirs));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! The dispatcher: plans all applications, then moves their devices, a bounded number at a time.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    application::ApplicationError,
+    device::{Context, Mover},
+    event::{DeviceName, Event, Outcome, Sink, Summary},
+    gather::{self, Prepared},
+    log::{DeviceLog, LogError},
+};
+use crate::{
+    config::{ClearMode, ClearWhen, Selection},
+    journal::{self, DeviceKey, JournalHandle},
+    model::ids::DeviceId,
+    plan::{ApplicationPlan, DevicePlan, Plan, Verdict, facts::Wishes, finding::Finding, transform::Found},
+    source::tts::TtsSource,
+    target::tts::TtsTarget,
+    tts::application::Owner,
+    wire,
+};
+
+/// One application to move.
+#[derive(Debug)]
+pub struct Job {
+    /// Where from.
+    pub source: TtsSource,
+    /// Where to.
+    pub target: TtsTarget,
+    /// Who owns it on the target, when it must be created.
+    pub owner: Option<Owner>,
+    /// What the user wants.
+    pub wishes: Wishes,
+    /// Which devices.
+    pub devices: Selection,
+}
+
+impl Job {
+    /// The IDs to move, in order.
+    pub fn select(&self, listed: &[DeviceId]) -> Vec<DeviceId> {
+        match &self.devices {
+            Selection::All => listed.to_vec(),
+            Selection::Ids(ids) => ids.iter().cloned().collect(),
+            chosen @ Selection::Glob(_) => listed.iter().filter(|id| chosen.contains(id)).cloned().collect(),
+        }
+    }
+}
+
+/// How a run goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Devices in hand at once.
+    pub in_flight: usize,
+    /// After more failures than this no new devices are begun.
+    pub max_failures: usize,
+    /// How the source is cleared.
+    pub clear: ClearMode,
+    /// When an OTAA device with a dropped session is cleared.
+    pub clear_when: Option<ClearWhen>,
+    /// True: nothing is cleared in this run.
+    pub hold: bool,
+    /// No more devices than this are cleared.
+    pub max_devices: u64,
+}
+
+/// How a run is stopped from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// No new devices are begun.
+    pub drain: CancellationToken,
+    /// Nothing more is done.
+    pub abort: CancellationToken,
+}
+
+/// Why a run could not go on as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A call that everything depends on failed.
+    #[error(transparent)]
+    Call(#[from] wire::Error),
+    /// The source application cannot be read.
+    #[error(transparent)]
+    Application(#[from] ApplicationError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The journal failed or holds what it should not.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// More devices than `clear.max-devices`.
+    #[error("{devices} devices would be cleared, clear.max-devices is {max}: nothing was done")]
+    TooMany {
+        /// Devices of the plan.
+        devices: usize,
+        /// The limit.
+        max: u64,
+    },
+}
+
+/// Reads both sides of every application and makes the plan. Changes nothing.
+///
+/// # Errors
+/// When a side cannot be read as a whole.
+pub async fn plan(
+    jobs: &[Job],
+    journal: Option<&JournalHandle>,
+    pace: &Pace,
+    events: &Sink,
+) -> Result<(Arc<Plan>, Vec<Prepared>), RunError> {
+    let mut plan = Plan::default();
+    let mut prepared = Vec::new();
+    for job in jobs {
+        let (application, ready) = gather::application(job, journal, pace.in_flight).await?;
+        plan.applications.push(application);
+        prepared.push(ready);
+    }
+    let plan = Arc::new(plan);
+    events.send(Event::Planned(Arc::clone(&plan)));
+    Ok((plan, prepared))
+}
+
+/// Carries a plan out.
+#[derive(Debug)]
+pub struct Dispatcher<'a> {
+    /// Where intents and results go.
+    pub journal: &'a JournalHandle,
+    /// How to go about it.
+    pub pace: Pace,
+    /// Everybody who watches.
+    pub events: &'a Sink,
+    /// How it is stopped.
+    pub stop: &'a Stop,
+}
+
+impl Dispatcher<'_> {
+    /// Moves what the plan lets go.
+    ///
+    /// # Errors
+    /// When the journal fails, an application cannot be created, or the plan clears more than is allowed. What happens
+    /// to single devices is in the summary.
+    pub async fn carry_out(&self, jobs: Vec<Job>, plan: &Plan, prepared: Vec<Prepared>) -> Result<Summary, RunError> {
+        let going = plan.count(goes);
+        let clears = !matches!(self.pace.clear, ClearMode::Nothing | ClearMode::Mute) && !self.pace.hold;
+        let max = self.pace.max_devices;
+        if clears && going as u64 > max {
+            return Err(RunError::TooMany { devices: going, max });
+        }
+        self.events.send(Event::Started { devices: going });
+        let mut summary = Summary::default();
+        let mut failures = Failures { count: 0, max: self.pace.max_failures };
+        for ((job, application), ready) in jobs.into_iter().zip(&plan.applications).zip(prepared) {
+            settle(application, &mut summary);
+            let devices: Vec<_> = application.devices.iter().filter(|d| goes(&d.verdict)).collect();
+            if devices.is_empty() {
+                continue;
+            }
+            if self.stop.drain.is_cancelled() || failures.exceeded() {
+                summary.not_begun += devices.len();
+                continue;
+            }
+            self.application(job, application, ready, &mut summary, &mut failures).await?;
+        }
+        summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
+        summary.interrupted = self.stop.drain.is_cancelled();
+        summary.tally = self.events.tally();
+        Ok(summary)
+    }
+
+    async fn application(
+        &self,
+        job: Job,
+        application: &ApplicationPlan,
+        ready: Prepared,
+        summary: &mut Summary,
+        failures: &mut Failures,
+    ) -> Result<(), RunError> {
+        let created = ready.state.is_new();
+        ready.state.carry_over(job.target.stack(), job.owner.as_ref()).await?;
+        if created {
+            summary.created.push(application.target.clone());
+        }
+        self.events.send(Event::Application { app: application.target.clone(), created });
+        let ctx = Context {
+            source: job.source,
+            target: job.target,
+            facts: ready.facts,
+            wishes: job.wishes,
+            clear: self.pace.clear,
+            clear_when: self.pace.clear_when,
+            hold: self.pace.hold,
+            events: self.events.clone(),
+            abort: self.stop.abort.clone(),
+        };
+        let mut found = ready.found;
+        let waiting: Vec<_> = application
+            .devices
+            .iter()
+            .filter(|d| goes(&d.verdict))
+            .map(|d| (name(application, d), found.remove(&d.id).unwrap_or_default()))
+            .collect();
+        let mut waiting = waiting.into_iter();
+        let mut in_hand = FuturesUnordered::new();
+        loop {
+            let open = !self.stop.drain.is_cancelled() && !failures.exceeded();
+            while open && in_hand.len() < self.pace.in_flight.max(1) {
+                let Some((name, found)) = waiting.next() else { break };
+                in_hand.push(self.device(&ctx, name, found));
+            }
+            let Some(ended) = in_hand.next().await else { break };
+            let (device, outcome) = ended?;
+            if failures.counts(&outcome) && failures.exceeded() {
+                self.events.send(Event::TooManyFailures(failures.count));
+            }
+            self.events.send(Event::Ended { device: device.clone(), outcome: outcome.clone() });
+            summary.devices.push((device, outcome));
+        }
+        summary.not_begun += waiting.count();
+        Ok(())
+    }
+
+    async fn device(
+        &self,
+        ctx: &Context<TtsSource, TtsTarget>,
+        name: DeviceName,
+        found: Found,
+    ) -> Result<(DeviceName, Outcome), RunError> {
+        let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
+        let log = DeviceLog::open(self.journal.clone(), key).await?;
+        let mover = Mover::new(ctx, name.clone(), log, found);
+        tokio::select! {
+            biased;
+            outcome = mover.run() => Ok((name, outcome?)),
+            // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
+            () = self.stop.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
+        }
+    }
+}
+
+struct Failures {
+    count: usize,
+    max: usize,
+}
+
+impl Failures {
+    /// Counts an outcome if it is a failure.
+    fn counts(&mut self, outcome: &Outcome) -> bool {
+        let failed = matches!(outcome, Outcome::Refused(_) | Outcome::Stopped(_) | Outcome::Blocked(_));
+        self.count += usize::from(failed);
+        failed
+    }
+
+    fn exceeded(&self) -> bool {
+        self.count > self.max
+    }
+}
+
+fn goes(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Move | Verdict::Resume(_))
+}
+
+/// Devices that need no work go straight into the summary.
+fn settle(application: &ApplicationPlan, summary: &mut Summary) {
+    for device in &application.devices {
+        let outcome = match device.verdict {
+            Verdict::Done => Outcome::Already,
+            Verdict::Wait => Outcome::Waiting(first_block(device)),
+            Verdict::Stop => Outcome::Refused(blocking(application, device)),
+            Verdict::Move | Verdict::Resume(_) => continue,
+        };
+        summary.devices.push((name(application, device), outcome));
+    }
+}
+
+fn blocking(application: &ApplicationPlan, device: &DevicePlan) -> Vec<Finding> {
+    device.findings.iter().chain(&application.findings).filter(|f| f.blocks()).cloned().collect()
+}
+
+fn first_block(device: &DevicePlan) -> String {
+    device.findings.iter().find(|f| f.blocks()).map(|f| f.text.clone()).unwrap_or_default()
+}
+
+fn name(application: &ApplicationPlan, device: &DevicePlan) -> DeviceName {
+    DeviceName { app: application.source.clone(), device: device.id.clone() }
+}

@@ -1,0 +1,268 @@
+//! The plan: a pure function of what was found at the source, what the target said of itself, what the user wants, and
+//! what the journal knows.
+
+pub mod facts;
+pub mod finding;
+pub mod radio;
+pub mod session;
+pub mod transform;
+
+use std::collections::{BTreeMap, HashMap};
+
+use facts::{TargetFacts, Wishes};
+use finding::{Finding, Kind, Severity};
+use session::{Activation, Carry};
+use transform::{Found, Transformed};
+
+use crate::{
+    map::{diff, path},
+    model::{
+        device::{Component, Record},
+        ids::{AppId, DeviceId, Eui64},
+    },
+    wire,
+};
+
+/// The NS setting that mutes a device: false stops downlinks and join-accepts, uplinks go on (facts §0).
+pub const MUTE: &str = "mac_settings.schedule_downlinks";
+
+/// What a run will do.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// One entry per application, in the order of the configuration.
+    pub applications: Vec<ApplicationPlan>,
+}
+
+/// What becomes of one application.
+#[derive(Debug, Clone)]
+pub struct ApplicationPlan {
+    /// At the source.
+    pub source: AppId,
+    /// On the target.
+    pub target: AppId,
+    /// True when it does not exist on the target yet.
+    pub create: bool,
+    /// True when the default payload formatters are set on the target.
+    pub set_link: bool,
+    /// Findings about the application itself.
+    pub findings: Vec<Finding>,
+    /// Its devices by ID.
+    pub devices: Vec<DevicePlan>,
+}
+
+/// What becomes of one device.
+#[derive(Debug, Clone)]
+pub struct DevicePlan {
+    /// ID at the source.
+    pub id: DeviceId,
+    /// ID on the target.
+    pub target_id: String,
+    /// OTAA, ABP or multicast.
+    pub activation: Activation,
+    /// What becomes of its session.
+    pub carry: Carry,
+    /// Components that hold a record at the source.
+    pub components: Vec<Component>,
+    /// What will be done.
+    pub verdict: Verdict,
+    /// Everything worth saying.
+    pub findings: Vec<Finding>,
+    /// gRPC calls that moving it will take.
+    pub calls: u32,
+}
+
+/// What the run does with a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is moved.
+    Move,
+    /// An earlier run began; this one goes on. The word for where it stands.
+    Resume(&'static str),
+    /// An earlier run finished it.
+    Done,
+    /// Not now: it waits for something that ends by itself.
+    Wait,
+    /// Not moved: see its findings.
+    Stop,
+}
+
+impl Plan {
+    /// All devices with their application.
+    pub fn devices(&self) -> impl Iterator<Item = (&ApplicationPlan, &DevicePlan)> {
+        self.applications.iter().flat_map(|a| a.devices.iter().map(move |d| (a, d)))
+    }
+
+    /// How many devices have a verdict.
+    pub fn count(&self, which: impl Fn(&Verdict) -> bool) -> usize {
+        self.devices().filter(|(_, d)| which(&d.verdict)).count()
+    }
+
+    /// gRPC calls that the run will take after the plan.
+    pub fn calls(&self) -> u64 {
+        self.devices().map(|(_, d)| u64::from(d.calls)).sum()
+    }
+}
+
+/// What planning a device starts from.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// ID at the source.
+    pub id: DeviceId,
+    /// What was found there; empty for devices that an earlier run has begun or finished.
+    pub found: Found,
+    /// What the journal says: `None` when it knows nothing of the device.
+    pub begun: Option<Begun>,
+    /// The device that holds its EUIs on the target, if any.
+    pub holder: Option<(AppId, DeviceId)>,
+}
+
+/// A device that an earlier run began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// Its ID on the target.
+    pub target_id: String,
+    /// The word for where it stands.
+    pub state: &'static str,
+    /// True when nothing is left to do.
+    pub finished: bool,
+}
+
+/// Plans the devices of one application.
+///
+/// `existing` are the IS records of the target application by device ID.
+pub fn devices(
+    inputs: &[Input],
+    existing: &HashMap<String, Record>,
+    facts: &TargetFacts,
+    wishes: &Wishes,
+) -> Vec<DevicePlan> {
+    let mut plans: Vec<_> = inputs.iter().map(|input| device(input, existing, facts, wishes)).collect();
+    clashes(&mut plans);
+    plans.sort_by(|a, b| a.id.cmp(&b.id));
+    plans
+}
+
+fn device(input: &Input, existing: &HashMap<String, Record>, facts: &TargetFacts, wishes: &Wishes) -> DevicePlan {
+    if let Some(begun) = &input.begun {
+        return DevicePlan {
+            id: input.id.clone(),
+            target_id: begun.target_id.clone(),
+            activation: Activation::Unknown,
+            carry: Carry::Nothing,
+            components: Vec::new(),
+            verdict: if begun.finished { Verdict::Done } else { Verdict::Resume(begun.state) },
+            findings: Vec::new(),
+            calls: if begun.finished { 0 } else { 20 },
+        };
+    }
+    let components: Vec<_> = input.found.records.present().map(|(c, _)| c).collect();
+    let mut transformed = transform::device(&input.found, facts, wishes);
+    if components.is_empty() && input.found.elsewhere.is_empty() {
+        transformed.findings = vec![
+            Finding::new(Kind::NotFound, "no component of the source has a record of this device")
+                .fix("check the ID and the API key's application"),
+        ];
+    } else {
+        transformed.findings.extend(on_target(input, &transformed, existing, wishes));
+    }
+    DevicePlan {
+        id: input.id.clone(),
+        target_id: transformed.copy.id.clone(),
+        activation: transformed.activation,
+        carry: transformed.carry,
+        calls: calls(&transformed, &components),
+        verdict: verdict(&transformed.findings),
+        findings: transformed.findings,
+        components,
+    }
+}
+
+fn verdict(findings: &[Finding]) -> Verdict {
+    match findings.iter().map(|f| f.severity).max() {
+        Some(Severity::Stop) => Verdict::Stop,
+        Some(Severity::Wait) => Verdict::Wait,
+        _ => Verdict::Move,
+    }
+}
+
+/// Is the ID or the pair of EUIs there already? An equal record is adopted.
+fn on_target(
+    input: &Input,
+    transformed: &Transformed,
+    existing: &HashMap<String, Record>,
+    wishes: &Wishes,
+) -> Option<Finding> {
+    let id = &transformed.copy.id;
+    if let Some(record) = existing.get(id) {
+        let Some(write) = &transformed.copy.is else {
+            return Some(Finding::new(Kind::IdTaken, format!("{id} is on the target already")).at(Component::Is));
+        };
+        let ours = path::project(&write.message, &write.paths);
+        let differences = diff::diff(&ours, &path::project(&record.0, &write.paths));
+        let same_euis = record.dev_eui() == Record(ours).dev_eui();
+        return Some(if differences.is_empty() && same_euis {
+            Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be")).at(Component::Is)
+        } else {
+            Finding::new(Kind::IdTaken, format!("{id} is on the target already and differs"))
+                .at(Component::Is)
+                .paths(differences.into_iter().map(|d| d.path))
+                .fix("remove it there, or move this device under another ID (transform.device-id)")
+        });
+    }
+    let (app, holder) = input.holder.as_ref()?;
+    if *app == wishes.target_app && holder.as_str() == id {
+        return None;
+    }
+    let record = input.found.records.present().map(|(_, r)| r).find(|r| r.dev_eui().is_some())?;
+    let (join_eui, dev_eui) = (record.join_eui().unwrap_or(Eui64([0; 8])), record.dev_eui()?);
+    Some(euis_taken(join_eui, dev_eui, app, holder))
+}
+
+/// The finding for a pair of EUIs that another device of the target has.
+pub fn euis_taken(join_eui: Eui64, dev_eui: Eui64, app: &AppId, device: &DeviceId) -> Finding {
+    let whose = if app.as_str().is_empty() { device.to_string() } else { format!("{device} of application {app}") };
+    Finding::new(
+        Kind::EuisTaken,
+        format!("JoinEUI {join_eui} and DevEUI {dev_eui} are registered on the target as {whose}"),
+    )
+    .at(Component::Is)
+    .paths(["ids.join_eui", "ids.dev_eui"])
+    .fix("remove that device from the target, or leave this one out")
+}
+
+/// The finding for a call that the target refused, in the server's own words.
+pub fn refused(kind: Kind, error: &wire::Error) -> Finding {
+    Finding::new(kind, error.to_string()).fix(error.hint().unwrap_or_default())
+}
+
+/// Two devices of a run must not get one ID (`a_b` and `a-b`).
+fn clashes(plans: &mut [DevicePlan]) {
+    let mut by_id: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, plan) in plans.iter().enumerate() {
+        by_id.entry(plan.target_id.clone()).or_default().push(index);
+    }
+    for (id, indexes) in by_id.into_iter().filter(|(id, indexes)| indexes.len() > 1 && !id.is_empty()) {
+        let names: Vec<_> = indexes.iter().map(|&i| plans[i].id.to_string()).collect();
+        for index in indexes {
+            let plan = &mut plans[index];
+            if matches!(plan.verdict, Verdict::Move | Verdict::Wait | Verdict::Stop) {
+                plan.verdict = Verdict::Stop;
+                plan.findings.push(
+                    Finding::new(Kind::IdClash, format!("{} would all become `{id}`", names.join(", ")))
+                        .fix("rename one of them at the source, or use transform.device-id = { from = \"eui\" }"),
+                );
+            }
+        }
+    }
+}
+
+/// gRPC calls for moving a device, as `engine::device` makes them.
+fn calls(transformed: &Transformed, components: &[Component]) -> u32 {
+    let copy = &transformed.copy;
+    let written = copy.components().count() as u32;
+    let muted = u32::from(components.contains(&Component::Ns));
+    let started =
+        copy.ns.as_ref().map_or(0, |w| if path::has(&w.message, transform::STARTED_AT) { 2 } else { 0 });
+    // mute, read again (NS, AS, JS), look + write + verify per record, start time, look before the clear, clear.
+    muted + 3 + 3 * written + started + 3 + components.iter().filter(|c| **c != Component::Is).count() as u32
+}

@@ -1,0 +1,139 @@
+//! JSON lines on stdout: one object an event, each with the version of the format.
+
+use serde_json::{Value, json};
+
+use crate::{
+    engine::event::{Event, Outcome, Summary},
+    plan::{DevicePlan, Plan, Verdict, finding::Finding},
+};
+
+/// Version of the format. Fields may be added without a change; a change of meaning raises it.
+pub const VERSION: u32 = 1;
+
+/// The line for an event, or `None` for what only `-v` and `-vv` show.
+pub fn event(event: &Event, verbose: u8) -> Option<Value> {
+    let (name, body) = match event {
+        Event::Note(text) => ("note", json!({ "text": text })),
+        Event::Planned(plan) => ("planned", self::plan(plan)),
+        Event::Started { devices } => ("started", json!({ "devices": devices })),
+        Event::Application { app, created } => ("application", json!({ "application": app.as_str(), "created": created })),
+        Event::Step { device, step } => {
+            ("step", json!({ "application": device.app.as_str(), "device": device.device.as_str(), "step": step }))
+        }
+        Event::Ended { device, outcome } => {
+            let mut body = self::outcome(outcome);
+            body["application"] = json!(device.app.as_str());
+            body["device"] = json!(device.device.as_str());
+            ("ended", body)
+        }
+        Event::Call(call) if verbose > 1 => ("call", json!({ "text": call })),
+        Event::Wait(wait) if verbose > 0 => ("wait", json!({ "text": wait })),
+        Event::Call(_) | Event::Wait(_) => return None,
+        Event::Draining => ("draining", json!({})),
+        Event::TooManyFailures(count) => ("too-many-failures", json!({ "failures": count })),
+    };
+    Some(line(name, body))
+}
+
+/// The closing line of a run.
+pub fn summary(summary: &Summary, exit_code: u8) -> Value {
+    let count = |which: fn(&Outcome) -> bool| summary.count(which);
+    line(
+        "summary",
+        json!({
+            "exit_code": exit_code,
+            "done": count(|o| *o == Outcome::Done),
+            "already": count(|o| *o == Outcome::Already),
+            "waiting": count(|o| matches!(o, Outcome::Waiting(_))),
+            "refused": count(|o| matches!(o, Outcome::Refused(_))),
+            "stopped": count(|o| matches!(o, Outcome::Stopped(_))),
+            "blocked": count(|o| matches!(o, Outcome::Blocked(_))),
+            "not_begun": summary.not_begun,
+            "interrupted": summary.interrupted,
+            "applications_created": summary.created.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
+            "records": {
+                "created": summary.tally.created,
+                "verified": summary.tally.verified,
+                "cleared": summary.tally.cleared,
+            },
+            "calls": summary.tally.calls,
+        }),
+    )
+}
+
+/// A line with its version and event name in front.
+pub fn line(name: &str, body: Value) -> Value {
+    let mut out = json!({ "v": VERSION, "event": name });
+    if let (Value::Object(out), Value::Object(body)) = (&mut out, body) {
+        out.extend(body);
+    }
+    out
+}
+
+fn outcome(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Done => json!({ "outcome": "done" }),
+        Outcome::Already => json!({ "outcome": "already" }),
+        Outcome::Waiting(what) => json!({ "outcome": "waiting", "why": what }),
+        Outcome::Refused(findings) => json!({ "outcome": "refused", "findings": self::findings(findings) }),
+        Outcome::Stopped(why) => json!({ "outcome": "stopped", "why": why }),
+        Outcome::Blocked(finding) => {
+            json!({ "outcome": "blocked", "findings": self::findings(std::slice::from_ref(finding)) })
+        }
+    }
+}
+
+/// The plan with all devices.
+pub fn plan(plan: &Plan) -> Value {
+    let applications: Vec<_> = plan
+        .applications
+        .iter()
+        .map(|a| {
+            json!({
+                "source": a.source.as_str(),
+                "target": a.target.as_str(),
+                "create": a.create,
+                "set_default_formatters": a.set_link,
+                "findings": findings(&a.findings),
+                "devices": a.devices.iter().map(device).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({ "applications": applications, "calls": plan.calls() })
+}
+
+fn device(device: &DevicePlan) -> Value {
+    let verdict = match device.verdict {
+        Verdict::Move => "move",
+        Verdict::Resume(_) => "resume",
+        Verdict::Done => "done",
+        Verdict::Wait => "wait",
+        Verdict::Stop => "stop",
+    };
+    json!({
+        "device": device.id.as_str(),
+        "target_device": device.target_id,
+        "verdict": verdict,
+        "activation": device.activation,
+        "session": device.carry,
+        "components": device.components,
+        "findings": findings(&device.findings),
+        "calls": device.calls,
+    })
+}
+
+fn findings(findings: &[Finding]) -> Vec<Value> {
+    findings
+        .iter()
+        .map(|f| {
+            json!({
+                "kind": f.kind.name(),
+                "severity": format!("{:?}", f.severity).to_ascii_lowercase(),
+                "component": f.component,
+                "paths": f.paths,
+                "text": f.text,
+                "fix": f.fix,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! Everything that a person or a program reads: the only place that writes to the terminal.
+
+pub mod json;
+pub mod plan;
+pub mod progress;
+pub mod summary;
+pub mod terminal;
+
+pub use terminal::{Output, Terminal};

@@ -1,0 +1,163 @@
+//! The plan as text: per application what is created, moved, left and refused; findings grouped by kind.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::terminal::style::{BAD, FAINT, GOOD, HEAD, WARN, paint};
+use crate::plan::{
+    ApplicationPlan, DevicePlan, Plan, Verdict,
+    finding::{Finding, Severity},
+    session::{Activation, Carry},
+};
+
+/// Device IDs that are shown for one finding before the rest is counted.
+const NAMES: usize = 4;
+
+/// The whole plan.
+pub fn text(plan: &Plan) -> String {
+    let mut out = String::new();
+    for application in &plan.applications {
+        self::application(&mut out, application);
+    }
+    let moving = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
+    let _ = writeln!(
+        out,
+        "{} to move, {} done, {} waiting, {} stopped; about {} calls",
+        devices(moving),
+        plan.count(|v| *v == Verdict::Done),
+        plan.count(|v| *v == Verdict::Wait),
+        plan.count(|v| *v == Verdict::Stop),
+        plan.calls()
+    );
+    out
+}
+
+/// `1 device`, `5 devices`.
+pub fn devices(count: usize) -> String {
+    if count == 1 { "1 device".to_owned() } else { format!("{count} devices") }
+}
+
+fn application(out: &mut String, application: &ApplicationPlan) {
+    let _ = writeln!(
+        out,
+        "{}",
+        paint(HEAD, format!("application {} → {}", application.source, application.target))
+    );
+    let sign = |new: bool| if new { paint(GOOD, "+") } else { "=".to_owned() };
+    let is = if application.create { "is created" } else { "is there" };
+    let _ = writeln!(out, "  {} application {} {is}", sign(application.create), application.target);
+    if application.set_link {
+        let _ = writeln!(out, "  {} default payload formatters are set", sign(true));
+    }
+    verdicts(out, &application.devices);
+    findings(out, application);
+    let _ = writeln!(out);
+}
+
+fn verdicts(out: &mut String, all: &[DevicePlan]) {
+    let of = |which: fn(&Verdict) -> bool| all.iter().filter(move |d| which(&d.verdict)).collect::<Vec<_>>();
+    let moved = of(|v| *v == Verdict::Move);
+    if !moved.is_empty() {
+        let _ = writeln!(out, "  {} {} move: {}", paint(GOOD, "+"), devices(moved.len()), kinds(&moved));
+        let sessions = sessions(&moved);
+        if !sessions.is_empty() {
+            let _ = writeln!(out, "      {sessions}");
+        }
+    }
+    let rest: [(fn(&Verdict) -> bool, String, &str); 4] = [
+        (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "go on where an earlier run ended"),
+        (|v| *v == Verdict::Done, "=".into(), "are done"),
+        (|v| *v == Verdict::Wait, paint(WARN, "…"), "have to wait"),
+        (|v| *v == Verdict::Stop, paint(BAD, "x"), "are not moved"),
+    ];
+    for (which, sign, words) in rest {
+        let some = of(which);
+        if !some.is_empty() {
+            let _ = writeln!(out, "  {sign} {} {words}", devices(some.len()));
+        }
+    }
+}
+
+fn kinds(moved: &[&DevicePlan]) -> String {
+    let mut parts = Vec::new();
+    for activation in [Activation::Otaa, Activation::Abp, Activation::Multicast, Activation::Unknown] {
+        let count = moved.iter().filter(|d| d.activation == activation).count();
+        if count > 0 {
+            let name = if activation == Activation::Unknown { "without NS record" } else { activation.name() };
+            parts.push(format!("{count} {name}"));
+        }
+    }
+    parts.join(", ")
+}
+
+fn sessions(moved: &[&DevicePlan]) -> String {
+    let words = [
+        (Carry::Keep, "go on with their session"),
+        (Carry::Reset, "go on with counters at zero"),
+        (Carry::Drop, "join again"),
+        (Carry::Nothing, "have no session"),
+    ];
+    let parts: Vec<_> = words
+        .into_iter()
+        .filter_map(|(carry, words)| {
+            let count = moved.iter().filter(|d| d.carry == carry).count();
+            (count > 0).then(|| format!("{count} {words}"))
+        })
+        .collect();
+    parts.join(", ")
+}
+
+fn findings(out: &mut String, application: &ApplicationPlan) {
+    for finding in &application.findings {
+        let _ = writeln!(out, "  {} {finding}", sign(finding.severity));
+        fix(out, finding);
+    }
+    let mut groups: BTreeMap<_, Vec<(&DevicePlan, &Finding)>> = BTreeMap::new();
+    for device in &application.devices {
+        for finding in &device.findings {
+            groups
+                .entry((std::cmp::Reverse(finding.severity), finding.kind))
+                .or_default()
+                .push((device, finding));
+        }
+    }
+    for ((severity, kind), members) in groups {
+        group(out, severity.0, kind.name(), &members);
+    }
+}
+
+fn group(out: &mut String, severity: Severity, kind: &str, members: &[(&DevicePlan, &Finding)]) {
+    let Some((_, first)) = members.first() else { return };
+    let mut names: Vec<_> = members.iter().map(|(d, _)| d.id.as_str()).collect();
+    names.dedup();
+    let _ = writeln!(out, "  {} {kind}: {}: {}", sign(severity), devices(names.len()), words(first, members));
+    let more = names.len().saturating_sub(NAMES);
+    let shown = names.iter().take(NAMES).copied().collect::<Vec<_>>().join(", ");
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let _ = writeln!(out, "      {}", paint(FAINT, format!("{shown}{tail}")));
+    fix(out, first);
+}
+
+/// The words of the first finding, and its paths where all of the group have the same.
+fn words(first: &Finding, members: &[(&DevicePlan, &Finding)]) -> String {
+    let at = first.component.map(|c| format!("{c}: ")).unwrap_or_default();
+    let same = members.iter().all(|(_, f)| f.paths == first.paths);
+    let paths = if same && !first.paths.is_empty() { format!(" ({})", first.paths.join(", ")) } else { String::new() };
+    let eg = if members.iter().all(|(_, f)| f.text == first.text) { "" } else { "for one, " };
+    format!("{eg}{at}{}{paths}", first.text)
+}
+
+fn fix(out: &mut String, finding: &Finding) {
+    if !finding.fix.is_empty() {
+        let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {}", finding.fix)));
+    }
+}
+
+/// The sign before a finding.
+pub fn sign(severity: Severity) -> String {
+    match severity {
+        Severity::Note => paint(FAINT, "·"),
+        Severity::Warning => paint(WARN, "!"),
+        Severity::Wait => paint(WARN, "…"),
+        Severity::Stop => paint(BAD, "x"),
+    }
+}

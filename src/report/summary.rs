@@ -1,0 +1,132 @@
+//! The closing words of a run: what happened, what did not and why, and what to do next.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use super::{
+    plan::devices,
+    terminal::style::{BAD, FAINT, GOOD, HEAD, WARN, paint},
+};
+use crate::engine::event::{DeviceName, Outcome, Summary};
+
+/// The summary. `again` is the command that goes on.
+pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
+    let mut out = String::new();
+    let count = |which: fn(&Outcome) -> bool| summary.count(which);
+    let done = count(|o| *o == Outcome::Done);
+    let already = count(|o| *o == Outcome::Already);
+    let _ = writeln!(out, "{}", paint(HEAD, "summary"));
+    for app in &summary.created {
+        let _ = writeln!(out, "  {} application {app} created", paint(GOOD, "+"));
+    }
+    line(&mut out, paint(GOOD, "+"), done, "moved");
+    line(&mut out, "=".to_owned(), already, "done before");
+    let tally = summary.tally;
+    let _ = writeln!(
+        out,
+        "    records: {} created on the target, {} read back equal, {} cleared at the source",
+        tally.created, tally.verified, tally.cleared
+    );
+    waiting(&mut out, summary);
+    refused(&mut out, summary);
+    stopped(&mut out, summary);
+    if summary.not_begun > 0 {
+        let why = if summary.interrupted { "interrupted" } else { "too many failures (rollout.max-failures)" };
+        let _ = writeln!(out, "  {} {} not begun: {why}", paint(WARN, "…"), devices(summary.not_begun));
+    }
+    let _ = writeln!(out, "    {} calls in {}", tally.calls, seconds(elapsed));
+    if let Some(next) = next(summary, again) {
+        let _ = writeln!(out, "  {next}");
+    }
+    out
+}
+
+fn line(out: &mut String, sign: String, count: usize, words: &str) {
+    if count > 0 {
+        let _ = writeln!(out, "  {sign} {} {words}", devices(count));
+    }
+}
+
+fn waiting(out: &mut String, summary: &Summary) {
+    let groups = grouped(summary, |o| match o {
+        Outcome::Waiting(what) => Some((what.clone(), String::new())),
+        _ => None,
+    });
+    for ((what, _), names) in groups {
+        let _ = writeln!(out, "  {} {} waiting: {what}", paint(WARN, "…"), devices(names.len()));
+        listing(out, &names);
+    }
+}
+
+fn refused(out: &mut String, summary: &Summary) {
+    let groups = grouped(summary, |o| match o {
+        Outcome::Refused(findings) => findings.first().map(|f| (f.kind.name().to_owned(), f.to_string())),
+        _ => None,
+    });
+    let mut by_kind: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();
+    for ((kind, text), names) in groups {
+        by_kind.entry(kind).or_default().push((text, names));
+    }
+    for (kind, texts) in by_kind {
+        let count = texts.iter().map(|(_, names)| names.len()).sum();
+        let _ = writeln!(out, "  {} {} not moved: {kind}", paint(BAD, "x"), devices(count));
+        for (text, names) in texts.iter().take(8) {
+            let _ = writeln!(out, "      {text}");
+            listing(out, names);
+        }
+        if texts.len() > 8 {
+            let _ = writeln!(out, "      {}", paint(FAINT, format!("and {} more", texts.len() - 8)));
+        }
+    }
+}
+
+fn stopped(out: &mut String, summary: &Summary) {
+    let groups = grouped(summary, |o| match o {
+        Outcome::Stopped(why) => Some(("in the middle".to_owned(), why.clone())),
+        Outcome::Blocked(finding) => Some(("needs a look".to_owned(), finding.to_string())),
+        _ => None,
+    });
+    for ((what, why), names) in groups {
+        let _ = writeln!(out, "  {} {} {what}: {why}", paint(BAD, "x"), devices(names.len()));
+        listing(out, &names);
+    }
+}
+
+type Groups = BTreeMap<(String, String), Vec<String>>;
+
+fn grouped(summary: &Summary, key: impl Fn(&Outcome) -> Option<(String, String)>) -> Groups {
+    let mut groups = Groups::new();
+    for (name, outcome) in &summary.devices {
+        if let Some(key) = key(outcome) {
+            groups.entry(key).or_default().push(DeviceName::to_string(name));
+        }
+    }
+    groups
+}
+
+fn listing(out: &mut String, names: &[String]) {
+    let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(4);
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let _ = writeln!(out, "      {}", paint(FAINT, format!("{shown}{tail}")));
+}
+
+fn next(summary: &Summary, again: &str) -> Option<String> {
+    let unfinished = summary.not_begun > 0
+        || summary.count(|o| !matches!(o, Outcome::Done | Outcome::Already | Outcome::Refused(_))) > 0;
+    let refused = summary.count(|o| matches!(o, Outcome::Refused(_))) > 0;
+    match (unfinished, refused) {
+        (true, _) => Some(format!("to go on: {again}")),
+        (false, true) => Some(format!("after setting these right: {again}")),
+        (false, false) => None,
+    }
+}
+
+/// `0.8 s`, `12 s`, `3 min 05 s`.
+pub fn seconds(elapsed: Duration) -> String {
+    let all = elapsed.as_secs();
+    match all {
+        0..10 => format!("{:.1} s", elapsed.as_secs_f64()),
+        10..120 => format!("{all} s"),
+        _ => format!("{} min {:02} s", all / 60, all % 60),
+    }
+}
