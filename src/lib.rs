@@ -1,7 +1,10 @@
 //! stackferry moves a LoRaWAN fleet from one network stack to another.
+//!
+//! The rooms and who may call whom are in `ARCHITECTURE.md`.
 
 pub mod map;
 pub mod model;
 pub mod proto;
 pub mod rehearsal;
 pub mod step;
+pub mod wire;

@@ -1,0 +1,368 @@
+//! Calls to one server.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, prost::Message as _};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    About, CallEvent, Endpoint, Error, Kind, MaskMemory, Observer, Rate, RetryPolicy, Side, Tls, Unobserved,
+    WaitEvent, WaitReason,
+    connection::Link,
+    error::{Failure, spoken},
+    grpc::{self, Refusal, Reply},
+    retry::Tries,
+    status::clean,
+    throttle::{Limits, Throttle},
+};
+use crate::{model::secret::Secret, proto};
+
+/// What all calls to a server have in common.
+#[derive(Clone)]
+pub struct Settings {
+    /// Time for one attempt, connecting included.
+    pub deadline: Duration,
+    /// Time to connect: DNS, TCP, TLS and the first frame of HTTP/2 together.
+    pub connect_timeout: Duration,
+    /// Largest request and answer, in bytes. The Things Stack itself takes 16 MiB (`pkg/rpcserver`).
+    pub max_message: usize,
+    /// How often a call is tried.
+    pub retry: RetryPolicy,
+    /// A fixed rate for all calls to this side; the server's own limits are kept in any case.
+    pub limit: Option<Rate>,
+    /// For errors and events.
+    pub side: Side,
+    /// Told about attempts and waits.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Settings {
+    /// What suits a deployment across the internet.
+    pub fn new(side: Side) -> Self {
+        Self {
+            deadline: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            max_message: 16 << 20,
+            retry: RetryPolicy::default(),
+            limit: None,
+            side,
+            observer: Arc::new(Unobserved),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("side", &self.side).finish_non_exhaustive()
+    }
+}
+
+/// When a call may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// Reads, sets to a given state, deletes. A delete that is repeated may find nothing left: `NotFound` is success.
+    Safe,
+    /// Creates: only when no attempt can have been applied (never sent, or refused before it was handled).
+    OnlyIfNotApplied,
+    /// One attempt.
+    Never,
+}
+
+/// How to make one call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// When it may be sent again.
+    pub repeat: Repeat,
+    /// What it is about.
+    pub about: About,
+    /// Time for one attempt, where it differs from the settings.
+    pub deadline: Option<Duration>,
+}
+
+impl Call {
+    /// A call that can be repeated.
+    pub fn safe(about: About) -> Self {
+        Self { repeat: Repeat::Safe, about, deadline: None }
+    }
+
+    /// A create.
+    pub fn create(about: About) -> Self {
+        Self { repeat: Repeat::OnlyIfNotApplied, ..Self::safe(about) }
+    }
+}
+
+/// What a server answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The message.
+    pub message: DynamicMessage,
+    /// `x-total-count` of a list: how many there are on all pages.
+    pub total_count: Option<u64>,
+    /// Warnings of the server (gRPC metadata `warning`, `x-warning` behind HTTP gateways).
+    pub warnings: Vec<String>,
+}
+
+/// Calls the methods of one server. Clones share the connection, the limits and what was learnt.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    link: Link,
+    key: Option<Secret>,
+    headers: HeaderMap,
+    settings: Settings,
+    throttle: Arc<Throttle>,
+    masks: MaskMemory,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({} {})", self.0.settings.side, self.0.link.endpoint)
+    }
+}
+
+impl Client {
+    /// A client that connects with its first call, keeps the connection alive and replaces it when it is gone.
+    ///
+    /// Reads the CA file: that, and a key that no header can carry, are the only errors.
+    pub fn new(endpoint: Endpoint, api_key: Option<Secret>, settings: Settings) -> Result<Self, Error> {
+        let throttle = Arc::new(Throttle::new(settings.limit));
+        Self::build(endpoint, api_key, settings, throttle)
+    }
+
+    /// The client of another component of the same side: same key and settings, and the rate limit is shared.
+    pub fn at(&self, endpoint: Endpoint) -> Result<Self, Error> {
+        if endpoint == self.0.link.endpoint {
+            return Ok(self.clone());
+        }
+        let Inner { key, settings, throttle, .. } = &*self.0;
+        Self::build(endpoint, key.clone(), settings.clone(), throttle.clone())
+    }
+
+    fn build(
+        endpoint: Endpoint,
+        key: Option<Secret>,
+        settings: Settings,
+        throttle: Arc<Throttle>,
+    ) -> Result<Self, Error> {
+        let fail = |failure| Error::new(failure, settings.side, &endpoint);
+        let headers = headers(key.as_ref()).map_err(fail)?;
+        let link = Link::new(endpoint.clone(), settings.connect_timeout).map_err(fail)?;
+        Ok(Self(Arc::new(Inner { link, key, headers, settings, throttle, masks: MaskMemory::default() })))
+    }
+
+    /// The server.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.link.endpoint
+    }
+
+    /// The side of the server.
+    pub fn side(&self) -> Side {
+        self.0.settings.side
+    }
+
+    pub(super) fn masks(&self) -> &MaskMemory {
+        &self.0.masks
+    }
+
+    /// Connects, if there is no connection, and calls nothing: finds out about addresses and TLS.
+    pub async fn connect(&self) -> Result<(), Error> {
+        let connected = self.0.link.connection().await;
+        connected.map(drop).map_err(|f| Error::new(f, self.side(), self.endpoint()))
+    }
+
+    /// Calls a unary method (`/ttn.lorawan.v3.NsEndDeviceRegistry/Get`), again where `call` allows it.
+    pub async fn unary(
+        &self,
+        method: &'static str,
+        request: DynamicMessage,
+        call: Call,
+    ) -> Result<Answer, Error> {
+        let mut tries = Tries::new(self.0.settings.retry, call.repeat);
+        let fail = |failure, tries: &Tries| {
+            Error::new(failure, self.side(), self.endpoint()).of_call(
+                method,
+                &call.about,
+                call.repeat,
+                tries.made(),
+            )
+        };
+        let (uri, output, body) = self.prepare(method, &request).map_err(|f| fail(f, &tries))?;
+        loop {
+            self.wait_for_turn(method, &call.about, &tries).await.map_err(|f| fail(f, &tries))?;
+            let started = Instant::now();
+            let deadline = call.deadline.unwrap_or(self.0.settings.deadline);
+            let request = grpc::request(uri.clone(), &self.0.headers, deadline, body.clone());
+            let result = self.attempt(request, deadline).await;
+            let result = self.digest(method, &call.about, &output, result);
+            self.0.settings.observer.call(&CallEvent {
+                side: self.side(),
+                endpoint: self.endpoint(),
+                method,
+                about: &call.about,
+                attempt: tries.made() + 1,
+                elapsed: started.elapsed(),
+                code: result.as_ref().map_or_else(|f| f.kind.name(), |_| "ok"),
+            });
+            let failure = match result {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            match tries.failed(&failure) {
+                Some(wait) => self.wait(method, &call.about, WaitReason::BackOff, wait).await,
+                None => return Err(fail(Failure { outcome: tries.outcome(), ..failure }, &tries)),
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        method: &'static str,
+        request: &DynamicMessage,
+    ) -> Result<(Uri, MessageDescriptor, bytes::Bytes), Failure> {
+        let odd = |text: String| Failure::before(Kind::Protocol, text);
+        let descriptor =
+            proto::method(method).ok_or_else(|| odd(format!("this program knows no {method}")))?;
+        if descriptor.input() != request.descriptor() {
+            return Err(odd(format!("{} is not the request of {method}", request.descriptor().name())));
+        }
+        let scheme = if self.endpoint().tls == Tls::Plaintext { "http" } else { "https" };
+        let uri = format!("{scheme}://{}{method}", self.endpoint());
+        let uri = uri.parse().map_err(|_| odd(format!("{uri} is not an address")))?;
+        let (size, max) = (request.encoded_len(), self.0.settings.max_message);
+        let body = grpc::framed(&request.encode_to_vec()).filter(|_| size <= max);
+        let too_large = || {
+            let text = format!("the request has {size} bytes, more than the limit of {max}");
+            Failure::before(Kind::TooLarge, text)
+        };
+        Ok((uri, descriptor.output(), body.ok_or_else(too_large)?))
+    }
+
+    /// One attempt. Its deadline is kept here, whatever the server does with `grpc-timeout`.
+    async fn attempt(
+        &self,
+        request: http::Request<super::connection::Body>,
+        deadline: Duration,
+    ) -> Result<Reply, Refusal> {
+        let started = Instant::now();
+        let late = || format!("no answer within {}", spoken(deadline));
+        let connection = timeout(deadline, self.0.link.connection()).await.map_err(|_| {
+            Failure::before(Kind::Unreachable, format!("no connection within {}", spoken(deadline)))
+        })??;
+        let left = deadline.saturating_sub(started.elapsed());
+        let exchange = grpc::exchange(connection.clone(), request, self.0.settings.max_message);
+        timeout(left, exchange).await.unwrap_or_else(|_| {
+            if connection.silent_since(started) {
+                // Not one byte since: perhaps nobody is there any more. The next call finds out on a new connection.
+                self.0.link.discard(&connection);
+            }
+            Err(Failure::after(Kind::Deadline, late()).into())
+        })
+    }
+
+    /// Learns the limits from an answer, reads its message, and takes the key out of the server's words.
+    fn digest(
+        &self,
+        method: &'static str,
+        about: &About,
+        output: &MessageDescriptor,
+        result: Result<Reply, Refusal>,
+    ) -> Result<Answer, Failure> {
+        let (limits, refused) = match &result {
+            Ok(reply) => (Limits::from_headers(&reply.metadata), false),
+            Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
+        };
+        self.0.throttle.learn(method, about, &limits, refused, Instant::now());
+        let reply = result.map_err(|refusal| self.redacted(*refusal.failure))?;
+        let message = DynamicMessage::decode(output.clone(), reply.message)
+            .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
+        let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
+        let warnings = warnings.map(|w| self.redact(&clean(&String::from_utf8_lossy(w.as_bytes()))));
+        let total_count =
+            reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
+        Ok(Answer { message, total_count, warnings: warnings.collect() })
+    }
+
+    /// A server or proxy that echoes what it was sent must not get the key into a log.
+    fn redact(&self, text: &str) -> String {
+        match self.0.key.as_ref().map(Secret::reveal) {
+            Some(key) if !key.is_empty() => text.replace(key, "[redacted]"),
+            _ => text.to_owned(),
+        }
+    }
+
+    fn redacted(&self, mut failure: Failure) -> Failure {
+        failure.message = self.redact(&failure.message);
+        if let Some(status) = &mut failure.status {
+            status.message = self.redact(&status.message);
+        }
+        failure
+    }
+
+    /// Waits for the fixed rate and for the server's bucket, or says that it would take too long.
+    async fn wait_for_turn(&self, method: &'static str, about: &About, tries: &Tries) -> Result<(), Failure> {
+        let throttle = &self.0.throttle;
+        let too_long = |reason: WaitReason, wait: Duration| {
+            let text = format!("{reason} would hold this call for {}", spoken(wait));
+            Failure { outcome: tries.outcome(), ..Failure::before(Kind::RateLimited, text) }
+        };
+        let wait = throttle
+            .bucket(method, about, Instant::now(), tries.left())
+            .map_err(|w| too_long(WaitReason::ServerLimit, w))?;
+        self.wait(method, about, WaitReason::ServerLimit, wait).await;
+        let wait = throttle.rate(Instant::now(), tries.left()).map_err(|w| too_long(WaitReason::Rate, w))?;
+        self.wait(method, about, WaitReason::Rate, wait).await;
+        Ok(())
+    }
+
+    async fn wait(&self, method: &'static str, about: &About, reason: WaitReason, duration: Duration) {
+        if duration.is_zero() {
+            return;
+        }
+        self.0.settings.observer.wait(&WaitEvent { side: self.side(), method, about, reason, duration });
+        tokio::time::sleep(duration).await;
+    }
+}
+
+fn headers(key: Option<&Secret>) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    let agent = concat!("stackferry/", env!("CARGO_PKG_VERSION"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
+    if let Some(key) = key {
+        let value = HeaderValue::from_str(&format!("Bearer {}", key.reveal().trim()));
+        let mut value = value.map_err(|_| {
+            Failure::before(Kind::Unauthenticated, "the API key has characters that no API key has")
+        })?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+    use crate::wire::Outcome;
+
+    #[test]
+    fn a_key_is_not_in_the_debug_text_of_its_headers_or_client() {
+        let key = Secret::new("NNSXS.CANARY");
+        let headers = headers(Some(&key)).expect("valid");
+        assert_eq!(
+            headers.get("authorization").map(HeaderValue::as_bytes),
+            Some(&b"Bearer NNSXS.CANARY"[..])
+        );
+        let endpoint = Endpoint::parse("localhost", Tls::Plaintext).expect("valid");
+        let client = Client::new(endpoint, Some(key), Settings::new(Side::Source)).expect("no file to read");
+        assert!(!format!("{headers:?} {client:?}").contains("CANARY"));
+        assert_eq!(client.side(), Side::Source);
+    }
+
+    #[test]
+    fn a_key_with_a_line_break_inside_is_refused_and_not_shown() {
+        let failure = headers(Some(&Secret::new("NNSXS.CAN\nARY"))).expect_err("no header");
+        assert!(!format!("{failure:?}").contains("CAN"));
+        assert_eq!(failure.outcome, Outcome::NotApplied);
+    }
+}
