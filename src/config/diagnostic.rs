@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, ops::Range, path::PathBuf};
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
 use super::mask;
 
@@ -158,14 +158,17 @@ impl Diagnostics {
                 }
                 title.element(snippet)
             }
-            Place::Variable(name) => title.element(Origin::path(format!("environment variable {name}"))),
+            Place::Variable(name) => {
+                let group = title.element(Origin::path(format!("environment variable {name}")));
+                if item.label.is_empty() { group } else { group.element(Level::NOTE.message(&item.label)) }
+            }
             Place::Whole => title.element(Origin::path(path)),
         };
         let group = match &item.help {
             Some(help) => group.element(Level::HELP.message(help)),
             None => group,
         };
-        renderer.render(&[Group::from(group)])
+        renderer.render(&[group])
     }
 
     /// A span that surely lies in the text, on character boundaries.

@@ -26,7 +26,8 @@ static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| {
 
 /// What a value looks like that only says where the secret is.
 static REFERENCE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"^\{[ \t]*["']?(?:env|file|command)["']?[ \t]*=|^\{?[ \t]*(?:#.*)?$"#).expect("a constant")
+    Regex::new(r#"^\{[ \t]*["']?(?:env|file|command)["']?[ \t]*=|^\{?[ \t]*\}?[ \t]*(?:#.*)?$"#)
+        .expect("a constant")
 });
 
 /// `text` without anything that looks like a key or token.

@@ -110,8 +110,10 @@ fn syntax_errors(text: &str, bytes: &[u8], errors: &[toml::de::Error]) -> Vec<Di
         .iter()
         .map(|error| {
             let end = text.len();
-            let place = Place::File(error.span().unwrap_or(end..end));
-            Diagnostic::error(&place, "this is not TOML").label(error.message())
+            let span = error.span().unwrap_or(end..end);
+            let found =
+                Diagnostic::error(&Place::File(span.clone()), "this is not TOML").label(error.message());
+            if is_bare_text(text, span.start) { found.help("text is written in quotes") } else { found }
         })
         .collect();
     if let Err(error) = std::str::from_utf8(bytes) {
@@ -121,6 +123,13 @@ fn syntax_errors(text: &str, bytes: &[u8], errors: &[toml::de::Error]) -> Vec<Di
         found.push(Diagnostic::error(&place, "this is not UTF-8 text"));
     }
     found
+}
+
+/// True when a value begins at `start` that is a word without quotes.
+fn is_bare_text(text: &str, start: usize) -> bool {
+    let (Some(before), Some(after)) = (text.get(..start), text.get(start..)) else { return false };
+    before.trim_end_matches([' ', '\t']).ends_with('=')
+        && after.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
 fn on_same_line(text: &str, a: &Diagnostic, b: &Diagnostic) -> bool {

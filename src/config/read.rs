@@ -72,7 +72,10 @@ impl<S: Section> Read for S {
     const ABOUT: &'static str = S::ABOUT;
 
     fn read(value: &DeValue<'_>, at: &Place, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Table(table) = value else { return reader.mismatch(value, at, path, "a table") };
+        let DeValue::Table(table) = value else {
+            let keys: Vec<&str> = S::KEYS.iter().map(|key| key.name).collect();
+            return reader.mismatch(value, at, path, &format!("a table with {}", listed(&keys)));
+        };
         reader.refuse_unknown(table, S::KEYS, path);
         Some(S::fill(table, path, reader))
     }
@@ -145,7 +148,8 @@ impl<'e> Reader<'e> {
     pub fn field<T: Read>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Option<At<T>> {
         let full = join(path, key);
         let overridden = OVERRIDES.iter().find(|o| o.key == full);
-        let variable = overridden.and_then(|o| Some((o, self.env.get(o.variable)?)));
+        let variable =
+            overridden.and_then(|o| Some((o, self.env.get(o.variable).filter(|text| !text.is_empty())?)));
         if let Some((over, text)) = &variable {
             return self.read(&over.value(text), Place::Variable(over.variable), full);
         }
@@ -206,20 +210,24 @@ impl<'e> Reader<'e> {
     }
 
     fn refuse_unknown(&mut self, table: &DeTable<'_>, keys: &[Key], path: &str) {
-        for key in table.keys() {
+        let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
+        for (key, value) in table {
             let name = key.get_ref().as_ref();
-            let known: Vec<&str> = keys.iter().map(|k| k.name).collect();
-            if known.contains(&name) {
+            // Below a broken header, keys seem to stand at the top.
+            let displaced = self.broken && path.is_empty() && !value.get_ref().is_table();
+            if known.contains(&name) || displaced {
                 continue;
             }
             let inside = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
             let error = Diagnostic::error(&Place::File(key.span()), format!("unknown key `{name}`{inside}"));
-            let error = match nearest(name, &known) {
-                Some(meant) => {
-                    self.unread.insert(join(path, meant));
-                    error.label(format!("did you mean `{meant}`?"))
-                }
-                None => error.help(format!("known keys are {}", listed(&known))),
+            let home = keys.iter().find(|section| section.keys.iter().any(|key| key.name == name));
+            let error = if let Some(meant) = nearest(name, &known) {
+                self.unread.insert(join(path, meant));
+                error.label(format!("did you mean `{meant}`?"))
+            } else if let Some(home) = home {
+                error.help(format!("it belongs in `{}`", join(path, home.name)))
+            } else {
+                error.help(format!("known keys are {}", listed(&known)))
             };
             self.report(error);
         }

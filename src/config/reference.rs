@@ -51,14 +51,11 @@ fn section(text: &mut String, path: &str, key: &Key, level: usize) {
     let list = key.kind == "list";
     let header = if list { format!("[[{path}]]") } else { format!("[{path}]") };
     let _ = write!(text, "\n{} `{header}`\n\n", "#".repeat(level));
-    text.push_str(&flowing(key.text));
+    text.push_str(&flowing(if key.about.is_empty() { key.text } else { key.about }));
     text.push('\n');
     if let Some(first) = described_before(path) {
         let _ = writeln!(text, "\nThe same keys as `[{first}]`.");
         return;
-    }
-    if !key.about.is_empty() {
-        let _ = writeln!(text, "\n{}", flowing(key.about));
     }
     let (tables, rows): (Vec<&Key>, Vec<&Key>) = key.keys.iter().partition(|key| is_section(key));
     if !rows.is_empty() {

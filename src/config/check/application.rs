@@ -114,9 +114,7 @@ impl Checker<'_, '_> {
             let path = join(path, "glob");
             self.not_empty(&globs, &path);
             let globs = globs.value.0.into_iter();
-            Devices::Glob(
-                globs.filter_map(|glob| self.parsed(Some(glob), &path, |text| Pattern::new(text))).collect(),
-            )
+            Devices::Glob(globs.filter_map(|glob| self.parsed(Some(glob), &path, Pattern::new)).collect())
         } else if let Some(file) = raw.file {
             self.device_file(&file, &join(path, "file"))
         } else {

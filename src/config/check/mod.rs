@@ -14,7 +14,7 @@ use super::{
     checked::Config,
     diagnostic::{Diagnostic, Diagnostics, Place},
     raw::{RawClear, RawConfig, RawJournal, RawLimits, RawRollout, RawTransform, Reference},
-    read::{At, Later, Read, Reader, Section, listed, nearest},
+    read::{At, Later, Read, Reader, Section, join, listed, nearest},
     secret::SecretRef,
 };
 
@@ -135,13 +135,17 @@ impl Checker<'_, '_> {
 
     /// Exactly one of some keys of a table: reports none and several.
     fn exactly_one(&mut self, path: &str, at: &Place, keys: &[(&str, Option<&Place>)]) {
-        let there: Vec<_> = keys.iter().filter_map(|(key, at)| at.map(|at| (*key, at))).collect();
         let names: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        let mut there: Vec<_> = keys.iter().filter_map(|(key, at)| Some((*key, (*at)?))).collect();
+        // The first in the file is the one that the others clash with.
+        there.sort_by_key(|(_, at)| match at {
+            Place::File(span) => span.start,
+            _ => usize::MAX,
+        });
         let help = format!("write exactly one of {}", listed(&names));
         match there.as_slice() {
-            [] if names.iter().any(|name| self.reader.excused(&format!("{path}.{name}"))) => {}
-            [] => self.error(at, format!("`{path}` says nothing"), "", help),
-            [_] => {}
+            [] if names.iter().any(|name| self.reader.excused(&join(path, name))) => {}
+            [] => self.error(at, format!("`{path}` needs one of {}", listed(&names)), "", ""),
             [(first, first_at), rest @ ..] => {
                 for (key, at) in rest {
                     let error = Diagnostic::error(at, format!("`{path}` has both `{first}` and `{key}`"));
@@ -178,7 +182,7 @@ impl Checker<'_, '_> {
         if self.secrets
             && let Err(error) = found.probe(self.reader.env())
         {
-            self.error(&at, format!("`{path}` cannot be had"), error.to_string(), error.help());
+            self.error(&at, format!("`{path}` cannot be used"), error.to_string(), error.help());
         }
         Some(found)
     }

@@ -222,7 +222,8 @@ impl Checker<'_, '_> {
             (None, organization) => (organization?, Owner::Organization),
         };
         // A user ID may have two characters (`UserIdentifiers` in identifiers.proto).
-        if !is_id(&id.value) && !(id.value.len() == 2 && is_id(&format!("{}0", id.value))) {
+        let short = id.value.len() == 2 && is_id(&format!("{}0", id.value));
+        if !is_id(&id.value) && !short {
             let label = "a-z, 0-9 and single dashes between them, at most 36";
             self.error(&id.at, format!("`{path}` is not an ID"), label, "");
         }
