@@ -213,10 +213,15 @@ impl<'e> Reader<'e> {
         let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
         for (key, value) in table {
             let name = key.get_ref().as_ref();
-            // Below a broken header, keys seem to stand at the top.
-            let displaced = self.broken && path.is_empty() && !value.get_ref().is_table();
+            // Below a broken header, keys seem to stand at the top, or to be headers themselves.
+            let nothing_in_it = value.get_ref().as_table().is_none_or(|table| table.is_empty());
+            let displaced = self.broken && path.is_empty() && nothing_in_it;
             if known.contains(&name) || displaced {
                 continue;
+            }
+            // Only the key is wrong for sure: the value may be a secret under a misspelt name.
+            if !value.get_ref().is_table() {
+                self.hide(&Place::File(value.span()));
             }
             let inside = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
             let error = Diagnostic::error(&Place::File(key.span()), format!("unknown key `{name}`{inside}"));

@@ -208,6 +208,7 @@ fn broken_files() {
         ("literal_v2_secret", with("").replace("{ env = \"SOURCE_API_KEY\" }", "'ttn-account-v2.CANARY'")),
         ("plain_literal_secret", with("").replace("{ env = \"SOURCE_API_KEY\" }", "'CANARY'")),
         ("misspelt_literal_secret", with("").replace("api-key = { env = \"SOURCE_API_KEY\" }", "api_key = 'CANARY'")),
+        ("other_name_literal_secret", with("").replace("api-key = { env = \"SOURCE_API_KEY\" }", "credential = 'CANARY'")),
         ("secret_as_variable", with("").replace("SOURCE_API_KEY", "CANARY/+CANARY==")),
         ("secret_in_address", with("").replace("a.example.com", "https://me:CANARY@a.example.com/api/v3")),
         ("variable_not_set", with("").replace("SOURCE_API_KEY", "NOT_SET").replace("TARGET_API_KEY", "EMPTY")),
@@ -303,7 +304,7 @@ proptest! {
     fn damage_is_reported_and_shows_no_secret(
         which in 0usize..7,
         damage in prop::collection::vec((any::<prop::sample::Index>(), 0u8..3, any::<u8>()), 1..6),
-        literal: bool,
+        literal in prop::option::of(prop::sample::select(vec![CANARY, "CANARY+/0=="])),
     ) {
         let names = ["quickstart", "minimal", "one-device", "tts-to-tts", "cloud-move", "several-applications", "external-join-server"];
         let path = examples().join(format!("{}.toml", names[which]));
@@ -316,8 +317,8 @@ proptest! {
                 _ => drop(bytes.remove(at)),
             }
         }
-        if literal {
-            let line = format!("\napi-key = \"{CANARY}\"\n");
+        if let Some(secret) = literal {
+            let line = format!("\napi-key = \"{secret}\"\n");
             let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(0);
             bytes.splice(at..at, line.bytes());
         }
