@@ -209,6 +209,8 @@ fn broken_files() {
         ("plain_literal_secret", with("").replace("{ env = \"SOURCE_API_KEY\" }", "'CANARY'")),
         ("misspelt_literal_secret", with("").replace("api-key = { env = \"SOURCE_API_KEY\" }", "api_key = 'CANARY'")),
         ("other_name_literal_secret", with("").replace("api-key = { env = \"SOURCE_API_KEY\" }", "credential = 'CANARY'")),
+        ("unclosed_plain_secret", with("").replace("{ env = \"SOURCE_API_KEY\" }", "\"CANARY")),
+        ("secret_as_application", with(&format!("[[application]]\nsource = '{CANARY}'"))),
         ("secret_as_variable", with("").replace("SOURCE_API_KEY", "CANARY/+CANARY==")),
         ("secret_in_address", with("").replace("a.example.com", "https://me:CANARY@a.example.com/api/v3")),
         ("variable_not_set", with("").replace("SOURCE_API_KEY", "NOT_SET").replace("TARGET_API_KEY", "EMPTY")),
