@@ -2,6 +2,7 @@
 //!
 //! The rooms and who may call whom are in `ARCHITECTURE.md`.
 
+pub mod config;
 pub mod map;
 pub mod model;
 pub mod proto;

@@ -1,0 +1,216 @@
+//! The applications, their devices, and what clashes between them.
+
+use std::{collections::BTreeSet, fs::File, path::Path, str::FromStr as _};
+
+use glob::Pattern;
+
+use super::{
+    super::{
+        checked::{Application, Copy, Side},
+        devices::{Devices, read_list},
+        diagnostic::{Diagnostic, Place},
+        raw::{RawApplication, RawDevices},
+        read::{At, Many, join},
+    },
+    Checker, application_path,
+};
+use crate::model::ids::{AppId, DeviceId};
+
+const COPIES: &[(&str, Copy)] = &[
+    ("formatters", Copy::Formatters),
+    ("webhooks", Copy::Webhooks),
+    ("pubsubs", Copy::PubSubs),
+    ("packages", Copy::Packages),
+    ("api-keys", Copy::ApiKeys),
+    ("collaborators", Copy::Collaborators),
+    ("activation-settings", Copy::ActivationSettings),
+];
+
+/// An application and where it stands in the file.
+pub(super) struct Found {
+    pub application: Application,
+    source_at: Place,
+    target_at: Place,
+}
+
+impl Checker<'_, '_> {
+    pub(super) fn applications(&mut self, raw: Option<At<Vec<At<RawApplication>>>>) -> Vec<Found> {
+        let help = "write [[application]] with the ID of the `source` application";
+        let raw = raw.filter(|raw| !raw.value.is_empty());
+        let raw = self.reader.required(raw, "", "application", &Place::Whole, help);
+        let found: Vec<Found> = raw
+            .map_or_else(Vec::new, |raw| raw.value)
+            .into_iter()
+            .enumerate()
+            .filter_map(|(i, raw)| self.application(raw, &application_path(i)))
+            .collect();
+        for (i, later) in found.iter().enumerate() {
+            for first in &found[..i] {
+                self.clash(first, later);
+            }
+        }
+        found
+    }
+
+    fn application(&mut self, raw: At<RawApplication>, path: &str) -> Option<Found> {
+        let At { value: raw, at } = raw;
+        let help = "write the ID of the application at the source";
+        let source = self.reader.required(raw.source, path, "source", &at, help);
+        let source_at = source.as_ref().map_or_else(|| at.clone(), |source| source.at.clone());
+        let target_at = raw.target.as_ref().map_or_else(|| source_at.clone(), |target| target.at.clone());
+        let explicit = raw.target.is_some();
+        let source = self.parsed(source, &join(path, "source"), AppId::from_str);
+        let target = self.parsed(raw.target, &join(path, "target"), AppId::from_str);
+        let devices = self.devices(raw.devices, &join(path, "devices"));
+        let copy = self.copies(raw.copy, &join(path, "copy"));
+        let api_key = self.secret(raw.api_key, &join(path, "api-key"));
+        self.later(
+            raw.access_key,
+            &join(path, "access-key"),
+            "V2 applications are not moved by this release",
+        );
+        let source = source?;
+        let target = if explicit { target? } else { source.clone() };
+        Some(Found {
+            application: Application { source, target, devices, copy, api_key },
+            source_at,
+            target_at,
+        })
+    }
+
+    fn copies(&mut self, raw: Option<At<Vec<At<String>>>>, path: &str) -> Vec<Copy> {
+        let Some(raw) = raw else { return vec![Copy::Formatters] };
+        let mut copies = BTreeSet::new();
+        for word in raw.value {
+            let Some(copy) = self.choice(&word, path, COPIES) else { continue };
+            if copy != Copy::Formatters {
+                let help = format!(
+                    "copy them by hand, take it out here, and add `{}` to `transform.allow-loss`",
+                    word.value
+                );
+                self.error(&word.at, format!("copying `{}` is not in this release", word.value), "", help);
+            }
+            copies.insert(copy);
+        }
+        copies.into_iter().collect()
+    }
+
+    fn devices(&mut self, raw: Option<At<RawDevices>>, path: &str) -> Devices {
+        let Some(At { value: raw, at }) = raw else { return Devices::All };
+        self.exactly_one(
+            path,
+            &at,
+            &[
+                ("ids", raw.ids.as_ref().map(|v| &v.at)),
+                ("file", raw.file.as_ref().map(|v| &v.at)),
+                ("glob", raw.glob.as_ref().map(|v| &v.at)),
+            ],
+        );
+        if let Some(ids) = raw.ids {
+            let path = join(path, "ids");
+            self.not_empty(&ids, &path);
+            Devices::Ids(self.device_ids(ids.value, &path))
+        } else if let Some(globs) = raw.glob {
+            let path = join(path, "glob");
+            self.not_empty(&globs, &path);
+            let globs = globs.value.0.into_iter();
+            Devices::Glob(globs.filter_map(|glob| self.parsed(Some(glob), &path, Pattern::new)).collect())
+        } else if let Some(file) = raw.file {
+            self.device_file(&file, &join(path, "file"))
+        } else {
+            Devices::All
+        }
+    }
+
+    /// A list without anything in it is more likely a mistake than the wish to move nothing.
+    fn not_empty(&mut self, raw: &At<Many>, path: &str) {
+        if raw.value.0.is_empty() {
+            self.error(&raw.at, format!("`{path}` is empty"), "", "leave `devices` out to move all devices");
+        }
+    }
+
+    /// Device IDs of a list in the file.
+    pub(super) fn device_ids(&mut self, raw: Many, path: &str) -> BTreeSet<DeviceId> {
+        raw.0.into_iter().filter_map(|id| self.parsed(Some(id), path, DeviceId::from_str)).collect()
+    }
+
+    fn device_file(&mut self, raw: &At<String>, path: &str) -> Devices {
+        if raw.value == "-" {
+            if let Some(first) = self.stdin.replace(raw.at.clone()) {
+                let error = Diagnostic::error(&raw.at, "standard input can be read only once");
+                self.reader.report(error.also(&first, "it is read here"));
+            }
+            return Devices::Stdin;
+        }
+        let file = self.folder.join(&raw.value);
+        match list_of(&file) {
+            Ok(ids) => Devices::File { path: file, ids },
+            Err(problem) => {
+                let help = format!("relative paths start at the folder of this file: {}", file.display());
+                self.error(&raw.at, format!("`{path}` cannot be used"), problem, help);
+                Devices::File { path: file, ids: BTreeSet::new() }
+            }
+        }
+    }
+
+    /// Two blocks must not move the same device, nor write to the same application.
+    fn clash(&mut self, first: &Found, later: &Found) {
+        let (a, b) = (&first.application, &later.application);
+        if a.target == b.target {
+            let error = Diagnostic::error(&later.target_at, format!("two applications go to `{}`", b.target));
+            self.reader.report(
+                error
+                    .also(&first.target_at, "the first one")
+                    .help("move them one after the other, or to two applications"),
+            );
+        }
+        if a.source != b.source {
+            return;
+        }
+        let shared = match (a.devices.listed(), b.devices.listed()) {
+            (Some(a), Some(b)) => a.intersection(b).next().map(|id| format!("`{id}` is in both")),
+            _ if a.devices == Devices::All || b.devices == Devices::All => {
+                Some("one of them takes all devices".to_owned())
+            }
+            _ => None,
+        };
+        if let Some(shared) = shared {
+            let error =
+                Diagnostic::error(&later.source_at, format!("a device of `{}` would move twice", b.source));
+            self.reader.report(
+                error
+                    .label(shared)
+                    .also(&first.source_at, "the first one")
+                    .help("give each its own `devices`"),
+            );
+        }
+    }
+
+    /// Inside one deployment no application may be moved to itself or to one that is itself moved.
+    pub(super) fn one_deployment(&mut self, source: &Side, target: &Side, applications: &[Found]) {
+        let (Side::Tts(from), Side::Tts(to)) = (source, target) else { return };
+        if from.identity_server != to.identity_server {
+            return;
+        }
+        for found in applications {
+            let id = &found.application.target;
+            let Some(other) = applications.iter().find(|other| other.application.source == *id) else {
+                continue;
+            };
+            let itself = found.application.source == *id;
+            let message = if itself {
+                format!("`{id}` would be moved to itself: source and target are {}", from.identity_server)
+            } else {
+                format!("devices would be moved to `{id}`, which is moved itself")
+            };
+            let error = Diagnostic::error(&found.target_at, message);
+            let error = if itself { error } else { error.also(&other.source_at, "it is moved here") };
+            self.reader.report(error.help("inside one deployment the target is another application"));
+        }
+    }
+}
+
+fn list_of(file: &Path) -> Result<BTreeSet<DeviceId>, String> {
+    let open = File::open(file).map_err(|error| error.to_string())?;
+    read_list(open).map_err(|error| error.to_string())
+}

@@ -1,0 +1,306 @@
+//! The configuration after every check: what the rest of the program works with.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{
+    address::Address, devices::Devices, diagnostic::Diagnostics, loss::known_loss, quantity::Rate,
+    secret::SecretRef,
+};
+use crate::model::ids::{AppId, DevAddrPrefix, DeviceId, NetId};
+
+/// A whole migration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// Where the devices are.
+    pub source: Side,
+    /// Where they go.
+    pub target: Side,
+    /// Owner of the applications that are created at the target.
+    pub owner: Option<Owner>,
+    /// The journal.
+    pub journal: Journal,
+    /// What moves, in the order of the file; at least one.
+    pub applications: Vec<Application>,
+    /// What changes on the way.
+    pub transform: Transform,
+    /// How the run proceeds.
+    pub rollout: Rollout,
+    /// What happens at the source at the end.
+    pub clear: Clear,
+    /// Rates, deadlines and sizes.
+    pub limits: Limits,
+    /// What somebody should look at though the configuration can be used.
+    pub warnings: Diagnostics,
+}
+
+/// One of the two stacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Side {
+    /// A deployment of The Things Stack.
+    Tts(Stack),
+    /// The embedded one.
+    Rehearsal(Rehearsal),
+}
+
+/// A deployment of The Things Stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// Identity Server.
+    pub identity_server: Address,
+    /// Network Server.
+    pub network_server: Address,
+    /// Application Server.
+    pub application_server: Address,
+    /// Join Server.
+    pub join_server: Address,
+    /// Gateway Server.
+    pub gateway_server: Address,
+    /// Other host names by which its records call it, in lower case.
+    pub known_as: Vec<String>,
+    /// The API key for all calls.
+    pub api_key: SecretRef,
+    /// Certificate authorities, as PEM; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// Plaintext instead of TLS.
+    pub insecure: bool,
+    /// Servers of other clusters from which records may be read; only at the source.
+    pub others: Vec<Other>,
+}
+
+/// A server of another cluster, or an external Join Server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// Where it is.
+    pub address: Address,
+    /// Other host names by which records call it, in lower case.
+    pub known_as: Vec<String>,
+    /// The API key for it.
+    pub api_key: SecretRef,
+    /// Certificate authorities, as PEM; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// Plaintext instead of TLS.
+    pub insecure: bool,
+}
+
+/// An embedded The Things Stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// Devices to load, one JSON object a line.
+    pub devices: Option<PathBuf>,
+    /// The application to load, as JSON.
+    pub application: Option<PathBuf>,
+    /// NetID of its Network Server.
+    pub net_id: NetId,
+    /// Its device address blocks; at least one.
+    pub dev_addr_prefixes: Vec<DevAddrPrefix>,
+    /// Host name by which its records call it.
+    pub host: String,
+    /// File that keeps what it stores.
+    pub state: Option<PathBuf>,
+    /// Calls that it allows for each method and key.
+    pub rate_limit: Option<Rate>,
+}
+
+/// Who owns what is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A user ID.
+    User(String),
+    /// An organization ID.
+    Organization(String),
+}
+
+/// The journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal {
+    /// The file.
+    pub path: PathBuf,
+    /// Where the key of the sealed part is; `None` for the key file beside the journal.
+    pub seal_key: Option<SecretRef>,
+}
+
+/// An application to move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Application {
+    /// Its ID at the source.
+    pub source: AppId,
+    /// Its ID at the target.
+    pub target: AppId,
+    /// Which devices.
+    pub devices: Devices,
+    /// What is copied besides the devices.
+    pub copy: Vec<Copy>,
+    /// The API key at the source instead of the source's.
+    pub api_key: Option<SecretRef>,
+}
+
+/// What belongs to an application besides its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Copy {
+    /// Default payload formatters.
+    Formatters,
+    /// Webhooks.
+    Webhooks,
+    /// Pub/sub integrations.
+    PubSubs,
+    /// Application packages and their associations.
+    Packages,
+    /// API keys.
+    ApiKeys,
+    /// Collaborators.
+    Collaborators,
+    /// Activation settings.
+    ActivationSettings,
+}
+
+/// What changes on the way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transform {
+    /// Sessions of OTAA devices.
+    pub session: SessionMode,
+    /// ABP devices that start with new counters.
+    pub abp_reset: BTreeSet<DeviceId>,
+    /// Frequency plans by their name at the source.
+    pub frequency_plans: BTreeMap<String, String>,
+    /// The plan of devices that have none.
+    pub default_frequency_plan: Option<String>,
+    /// How device IDs change.
+    pub device_id: DeviceIdRule,
+    /// Attributes that every device gets.
+    pub attributes: BTreeMap<String, String>,
+    /// LoRaWAN version where the source does not say it, such as `MAC_V1_0_3`.
+    pub mac_version: Option<String>,
+    /// Regional parameters version where the source does not say it, such as `PHY_V1_0_3_REV_A`.
+    pub phy_version: Option<String>,
+    /// Allowed losses, all from [`LOSSES`](super::LOSSES).
+    pub allow_loss: BTreeSet<&'static str>,
+}
+
+impl Transform {
+    /// True when the loss of this name ([`LOSSES`](super::LOSSES)) does not stop a device.
+    pub fn allows(&self, name: &str) -> bool {
+        debug_assert!(known_loss(name).is_some(), "`{name}` is not in LOSSES, so no user can allow it");
+        self.allow_loss.contains(name)
+    }
+}
+
+/// What happens to the session of an OTAA device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SessionMode {
+    /// It goes along.
+    Keep,
+    /// It stays behind: the device must join again.
+    Drop,
+    /// Keep if the device address is in the target's blocks, else drop.
+    #[default]
+    Auto,
+}
+
+/// How device IDs change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceIdRule {
+    /// Text before the ID.
+    pub prefix: String,
+    /// What the ID is made of.
+    pub from: IdFrom,
+}
+
+/// What a device ID is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IdFrom {
+    /// The ID at the source.
+    #[default]
+    Id,
+    /// The DevEUI in lower case.
+    Eui,
+}
+
+/// How the run proceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rollout {
+    /// Devices that are worked on at the same time, 1 to 256.
+    pub in_flight: usize,
+    /// The run takes no more devices after so many failed, 1 or more.
+    pub max_failures: usize,
+}
+
+/// What happens at the source at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clear {
+    /// What goes.
+    pub mode: ClearMode,
+    /// When; `None` for the default by device: seen for OTAA devices with a dropped session, else verified.
+    pub when: Option<ClearWhen>,
+    /// Stop before the first clear.
+    pub hold: bool,
+    /// How many devices the run may clear.
+    pub max_devices: u64,
+}
+
+/// What goes at the source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClearMode {
+    /// Nothing.
+    Nothing,
+    /// Nothing, and it stays muted.
+    #[default]
+    Mute,
+    /// The Join, Application and Network Server records; the Identity Server's stays.
+    Keys,
+    /// All records.
+    Delete,
+}
+
+/// When a device is cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClearWhen {
+    /// Once it joined or sent at the target.
+    Seen,
+    /// Once it was read back from the target.
+    Verified,
+}
+
+/// Rates, deadlines and sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls to the source for each method; `None` to learn it from the server.
+    pub source: Option<Rate>,
+    /// Calls to the target for each method; `None` to learn it from the server.
+    pub target: Option<Rate>,
+    /// For one call.
+    pub deadline: Duration,
+    /// For connecting, TLS included.
+    pub connect_timeout: Duration,
+    /// One answer, in bytes.
+    pub max_message: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            source: None,
+            target: None,
+            deadline: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            max_message: 16 << 20,
+        }
+    }
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { in_flight: 16, max_failures: 5 }
+    }
+}
+
+impl Default for Clear {
+    fn default() -> Self {
+        Self { mode: ClearMode::default(), when: None, hold: false, max_devices: 1000 }
+    }
+}

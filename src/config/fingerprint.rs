@@ -1,0 +1,145 @@
+//! What a journal pins of its configuration: a run goes on only with the same source, target, devices and rules.
+
+use std::{fmt::Write as _, path::Path};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    checked::{Application, Config, IdFrom, Owner, Side, Stack, Transform},
+    devices::Devices,
+};
+
+impl Config {
+    /// The pinned settings by name, each as text or, where it is long, as number and digest. No secret and no
+    /// reference to one is in it, so that a key may be renewed in the middle of a run; nor are speed, limits, allowed losses,
+    /// and `clear.hold` and `clear.max-devices`, which a user may have to change to go on.
+    pub fn fingerprint(&self) -> Vec<(String, String)> {
+        let mut pinned = Vec::new();
+        let mut pin = |name: &str, value: String| pinned.push((name.to_owned(), value));
+        let folder = self.folder();
+        pin("source", side(&self.source, &folder));
+        pin("target", side(&self.target, &folder));
+        pin("owner", self.owner.as_ref().map_or_else(String::new, owner));
+        for application in &self.applications {
+            let Application { source, target, devices, copy, .. } = application;
+            let name = format!("application {source} to {target}");
+            pin(&format!("{name}: devices"), chosen(devices));
+            pin(&format!("{name}: copy"), format!("{copy:?}"));
+        }
+        for (name, value) in transform(&self.transform) {
+            pin(name, value);
+        }
+        pin("clear.mode", format!("{:?}", self.clear.mode).to_lowercase());
+        pin(
+            "clear.when",
+            self.clear.when.map_or("by device".to_owned(), |w| format!("{w:?}").to_lowercase()),
+        );
+        pinned
+    }
+}
+
+/// What differs between the fingerprint that a journal pins and another, one sentence for each setting.
+pub fn changes(pinned: &[(String, String)], now: &[(String, String)]) -> Vec<String> {
+    let value = |list: &[(String, String)], name: &str| {
+        list.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    };
+    let shown = |value: &str| if value.is_empty() { "not set".to_owned() } else { format!("`{value}`") };
+    let mut changes = Vec::new();
+    for (name, old) in pinned {
+        match value(now, name) {
+            Some(new) if new == *old => {}
+            Some(new) => changes.push(format!("{name} was {} and is now {}", shown(old), shown(&new))),
+            None => changes.push(format!("{name} was {} and is gone", shown(old))),
+        }
+    }
+    for (name, new) in now {
+        if value(pinned, name).is_none() {
+            changes.push(format!("{name} is new: {}", shown(new)));
+        }
+    }
+    changes
+}
+
+fn side(side: &Side, folder: &Path) -> String {
+    match side {
+        Side::Tts(stack) => format!("tts {}", addresses(stack)),
+        Side::Rehearsal(rehearsal) => {
+            let prefixes: Vec<String> = rehearsal.dev_addr_prefixes.iter().map(ToString::to_string).collect();
+            let mut text =
+                format!("rehearsal {} {} {}", rehearsal.host, rehearsal.net_id, prefixes.join(" "));
+            let files = [
+                ("devices", &rehearsal.devices),
+                ("application", &rehearsal.application),
+                ("state", &rehearsal.state),
+            ];
+            for (name, file) in files {
+                if let Some(file) = file {
+                    // The folder may be called in another way the next time.
+                    let file = file.strip_prefix(folder).unwrap_or(file);
+                    let _ = write!(text, " {name}={}", file.display());
+                }
+            }
+            text
+        }
+    }
+}
+
+/// The address, and those of components that are elsewhere.
+fn addresses(stack: &Stack) -> String {
+    let all = [
+        ("network-server", &stack.network_server),
+        ("application-server", &stack.application_server),
+        ("join-server", &stack.join_server),
+        ("gateway-server", &stack.gateway_server),
+    ];
+    let mut text = stack.identity_server.to_string();
+    for (name, address) in all.into_iter().filter(|(_, address)| **address != stack.identity_server) {
+        let _ = write!(text, " {name}={address}");
+    }
+    text
+}
+
+fn owner(owner: &Owner) -> String {
+    match owner {
+        Owner::User(id) => format!("user {id}"),
+        Owner::Organization(id) => format!("organization {id}"),
+    }
+}
+
+fn chosen(devices: &Devices) -> String {
+    match devices {
+        Devices::All => "all".to_owned(),
+        Devices::Stdin => "standard input".to_owned(),
+        Devices::Ids(ids) | Devices::File { ids, .. } => short(ids.iter().map(|id| id.as_str())),
+        Devices::Glob(globs) => globs.iter().map(|glob| glob.as_str()).collect::<Vec<_>>().join(" "),
+    }
+}
+
+fn transform(transform: &Transform) -> Vec<(&'static str, String)> {
+    let pairs = |map: &std::collections::BTreeMap<String, String>| {
+        map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
+    };
+    let from = if transform.device_id.from == IdFrom::Eui { "eui" } else { "id" };
+    let optional = |value: &Option<String>| value.clone().unwrap_or_default();
+    vec![
+        ("transform.session", format!("{:?}", transform.session).to_lowercase()),
+        ("transform.abp-reset", short(transform.abp_reset.iter().map(|id| id.as_str()))),
+        ("transform.frequency-plan", pairs(&transform.frequency_plans)),
+        ("transform.frequency-plan.default", optional(&transform.default_frequency_plan)),
+        ("transform.device-id", format!("{}{from}", transform.device_id.prefix)),
+        ("transform.attributes", pairs(&transform.attributes)),
+        ("transform.mac-version", optional(&transform.mac_version)),
+        ("transform.phy-version", optional(&transform.phy_version)),
+    ]
+}
+
+/// A few names as they are, many as number and digest.
+fn short<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let text = names.join(" ");
+    if names.len() <= 5 {
+        return text;
+    }
+    let digest = hex::encode(Sha256::digest(text));
+    format!("{} IDs, digest {}", names.len(), &digest[..12])
+}

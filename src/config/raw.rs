@@ -1,0 +1,302 @@
+//! The file as it is written: every section and key, with its type, default, example and meaning.
+//!
+//! `docs/config.md` is generated from these declarations. Values are checked in `check`.
+
+use toml::de::DeTable;
+
+use super::read::{At, Key, Later, Many, Read, Reader, Section, StringMap, section};
+
+section! {
+    /// The whole file.
+    RawConfig is "file" {
+        /// Where the devices are now.
+        "source" source: RawSource, default "required", example "";
+        /// Where they go.
+        "target" target: RawTarget, default "required", example "";
+        /// The record of the run.
+        "journal" journal: RawJournal, default "see below", example "";
+        /// What moves; one block for each application.
+        "application" application: Vec<At<RawApplication>>, default "required", example "";
+        /// Gateways: not in this release.
+        "gateways" gateways: Later, default "none", example "";
+        /// What changes on the way.
+        "transform" transform: RawTransform, default "see below", example "";
+        /// How fast, and when to stop.
+        "rollout" rollout: RawRollout, default "see below", example "";
+        /// What happens to the source at the end.
+        "clear" clear: RawClear, default "see below", example "";
+        /// Rates, deadlines and sizes.
+        "limits" limits: RawLimits, default "see below", example "";
+    }
+}
+
+section! {
+    /// The stack that the devices leave. Exactly one of the tables below.
+    RawSource is "table" {
+        /// A The Things Stack (TTS) v3 deployment.
+        "tts" tts: RawStack, default "none", example "";
+        /// A The Things Stack embedded in stackferry, to rehearse.
+        "rehearsal" rehearsal: RawRehearsal, default "none", example "";
+        /// The Things Network Stack V2: not in this release.
+        "ttn-v2" ttn_v2: Later, default "none", example "";
+        /// ChirpStack: not in this release.
+        "chirpstack" chirpstack: Later, default "none", example "";
+        /// A file of devices: not in this release.
+        "file" file: Later, default "none", example "";
+    }
+}
+
+section! {
+    /// The stack that the devices go to. Exactly one of the tables below.
+    RawTarget is "table" {
+        /// A The Things Stack (TTS) v3 deployment.
+        "tts" tts: RawStack, default "none", example "";
+        /// A The Things Stack embedded in stackferry, to rehearse.
+        "rehearsal" rehearsal: RawRehearsal, default "none", example "";
+        /// A file of devices: not in this release.
+        "file" file: Later, default "none", example "";
+    }
+}
+
+section! {
+    /// A deployment of The Things Stack. With `address` alone all components are asked there; a component that is
+    /// elsewhere has its own key. An address is `host` or `host:port`, without a scheme; the port is 8884, or 1884 with
+    /// `insecure`.
+    RawStack is "table" {
+        /// The deployment: the address of every component that has no key of its own.
+        "address" address: String, default "required, unless every component has its own", example r#""eu1.cloud.thethings.network""#;
+        /// Address of the Identity Server.
+        "identity-server" identity_server: String, default "`address`", example r#""eu1.cloud.thethings.network""#;
+        /// Address of the Network Server.
+        "network-server" network_server: String, default "`address`", example r#""nam1.cloud.thethings.network:8884""#;
+        /// Address of the Application Server.
+        "application-server" application_server: String, default "`address`", example r#""nam1.cloud.thethings.network""#;
+        /// Address of the Join Server.
+        "join-server" join_server: String, default "`address`", example r#""nam1.cloud.thethings.network""#;
+        /// Address of the Gateway Server.
+        "gateway-server" gateway_server: String, default "`address`", example r#""nam1.cloud.thethings.network""#;
+        /// Other host names by which the records of this deployment call it. A device whose record names a server that is
+        /// neither here nor an address above belongs to another cluster.
+        "known-as" known_as: Many, default "the hosts of the addresses", example r#"["tts.internal"]"#;
+        /// The API key that is used for all calls.
+        "api-key" api_key: Reference, default "required", example r#"{ env = "SOURCE_API_KEY" }"#;
+        /// Certificates of the authorities that signed the server's certificate, as PEM.
+        "ca" ca: String, default "those of the system", example r#""ca.pem""#;
+        /// Plaintext instead of TLS. Keys then cross the network readable: only for a tunnel or the same machine.
+        "insecure" insecure: bool, default "false", example "false";
+        /// Who owns the applications that are created. Target only.
+        "owner" owner: RawOwner, default "none: the target applications must exist", example r#"{ organization = "acme" }"#;
+        /// Other servers that hold records of these devices, such as an external Join Server; one block for each. Source
+        /// only.
+        "other" other: Vec<At<RawOther>>, default "none", example "";
+    }
+}
+
+section! {
+    /// A server of another cluster or an external Join Server, from which records may be read. A device with a record at a
+    /// server that is not listed is a finding that stops the device.
+    RawOther is "table" {
+        /// Its address.
+        "address" address: String, default "required", example r#""js.example.com""#;
+        /// Other host names by which records call it.
+        "known-as" known_as: Many, default "the host of the address", example r#"["join.example.com"]"#;
+        /// The API key for it.
+        "api-key" api_key: Reference, default "required", example r#"{ env = "JOIN_API_KEY" }"#;
+        /// As for the deployment.
+        "ca" ca: String, default "those of the system", example r#""ca.pem""#;
+        /// As for the deployment.
+        "insecure" insecure: bool, default "false", example "false";
+    }
+}
+
+section! {
+    /// Where a secret is. Exactly one of the keys; a secret in the file itself is refused.
+    RawSecret is "inline table" {
+        /// The environment variable that holds it.
+        "env" env: String, default "none", example r#""SOURCE_API_KEY""#;
+        /// A file that holds nothing else. Others must not be able to read it (`chmod 600`).
+        "file" file: String, default "none", example r#""source.key""#;
+        /// A command that writes it to standard output within 30 seconds: the program and its arguments, without a
+        /// shell.
+        "command" command: Vec<At<String>>, default "none", example r#"["pass", "show", "tts"]"#;
+    }
+}
+
+section! {
+    /// The owner of what is created. Exactly one of the keys.
+    RawOwner is "inline table" {
+        /// A user.
+        "user" user: String, default "none", example r#""jane""#;
+        /// An organization.
+        "organization" organization: String, default "none", example r#""acme""#;
+    }
+}
+
+section! {
+    /// An embedded The Things Stack that listens on loopback: real servers with the real rules, and no real devices.
+    RawRehearsal is "table" {
+        /// Devices to load, one JSON object a line: `{"is": …, "ns": …, "as": …, "js": …}` as the components hold them.
+        "devices" devices: String, default "none", example r#""quickstart/tts-fleet-100.jsonl""#;
+        /// The application to load, as JSON.
+        "application" application: String, default "none", example r#""quickstart/tts-fleet-application.json""#;
+        /// NetID of its Network Server.
+        "net-id" net_id: String, default "`\"000000\"`", example r#""000013""#;
+        /// Blocks from which its Network Server gives device addresses.
+        "dev-addr-prefixes" dev_addr_prefixes: Many, default "`[\"00000000/7\"]`", example r#"["26000000/7"]"#;
+        /// The host name by which its records call it.
+        "host" host: String, default "`\"127.0.0.1\"`", example r#""source.example""#;
+        /// A file that keeps what it stores from one command to the next.
+        "state" state: String, default "none: forgotten at the end", example r#""source.state""#;
+        /// Calls that it allows for each method and key.
+        "rate-limit" rate_limit: String, default "none", example r#""1000/min""#;
+        /// Who owns the applications that are created. Target only.
+        "owner" owner: RawOwner, default "its administrator", example r#"{ user = "admin" }"#;
+    }
+}
+
+section! {
+    /// The journal: one file with every step of the run, and with the sealed (encrypted) snapshots that can restore
+    /// either side. Keep it until the migration is over.
+    RawJournal is "table" {
+        /// The file.
+        "path" path: String, default "the name of the configuration with `.journal`", example r#""acme.journal""#;
+        /// What the snapshots are sealed with.
+        "seal-key" seal_key: Reference, default "a key file that is made beside the journal", example r#"{ env = "SEAL_KEY" }"#;
+    }
+}
+
+section! {
+    /// An application to move.
+    RawApplication is "table" {
+        /// Its ID at the source.
+        "source" source: String, default "required", example r#""my-ttn-app""#;
+        /// Its ID at the target, where it is created if it is absent.
+        "target" target: String, default "the same ID", example r#""my-app""#;
+        /// Which of its devices.
+        "devices" devices: RawDevices, default "all", example r#"{ glob = "meter-*" }"#;
+        /// What is copied besides the devices: `formatters`; `webhooks`, `pubsubs`, `packages`, `api-keys`,
+        /// `collaborators` and `activation-settings` are not in this release.
+        "copy" copy: Vec<At<String>>, default "`[\"formatters\"]`", example r#"["formatters"]"#;
+        /// The API key for this application at the source.
+        "api-key" api_key: Reference, default "that of the source", example r#"{ env = "MY_APP_API_KEY" }"#;
+        /// Access key of a V2 application: not in this release.
+        "access-key" access_key: Later, default "none", example "";
+    }
+}
+
+section! {
+    /// Which devices. Exactly one of the keys.
+    RawDevices is "inline table" {
+        /// These device IDs.
+        "ids" ids: Many, default "none", example r#"["meter-1", "meter-2"]"#;
+        /// The device IDs in a file, one a line; empty lines and what follows `#` do not count. `-` is standard input.
+        "file" file: String, default "none", example r#""device_ids.txt""#;
+        /// Device IDs of this shape, or of one of these: `*` is any text, `?` any character, `[a-f]` one of these.
+        "glob" glob: Many, default "none", example r#"["meter-*", "valve-0?"]"#;
+    }
+}
+
+section! {
+    /// What changes on the way. All else is carried as it is, or is a finding.
+    RawTransform is "table" {
+        /// The session of OTAA devices: `keep`, `drop` (they must join again), or `auto`: keep if the target serves the
+        /// device address. ABP and multicast devices always keep theirs.
+        "session" session: String, default "`\"auto\"`", example r#""auto""#;
+        /// ABP devices that will be reset by hand: only they start with new counters.
+        "abp-reset" abp_reset: Many, default "none", example r#"["valve-01"]"#;
+        /// Frequency plans that have another name at the target. `default` is for devices that have no plan at all.
+        "frequency-plan" frequency_plan: StringMap, default "the same plan", example r#"{ "EU_863_870" = "EU_863_870_TTN" }"#;
+        /// How device IDs change.
+        "device-id" device_id: RawDeviceId, default "the same ID", example r#"{ prefix = "acme-", from = "id" }"#;
+        /// Attributes that every device gets at the target; at most 10.
+        "attributes" attributes: StringMap, default "none", example r#"{ "moved-by" = "stackferry" }"#;
+        /// LoRaWAN version of devices whose source does not say it.
+        "mac-version" mac_version: String, default "none: such a device is a finding", example r#""1.0.3""#;
+        /// Regional parameters version of devices whose source does not say it.
+        "phy-version" phy_version: String, default "none: such a device is a finding", example r#""1.0.3-a""#;
+        /// Losses that do not stop a device, by name; the names are below.
+        "allow-loss" allow_loss: Many, default "none", example r#"["picture", "queued-downlinks"]"#;
+    }
+}
+
+section! {
+    /// The ID of a device at the target.
+    RawDeviceId is "inline table" {
+        /// Text before the ID.
+        "prefix" prefix: String, default "none", example r#""acme-""#;
+        /// `id`: the ID at the source; `eui`: the DevEUI in lower case.
+        "from" from: String, default "`\"id\"`", example r#""id""#;
+    }
+}
+
+section! {
+    /// How the run proceeds.
+    RawRollout is "table" {
+        /// Devices that are worked on at the same time, 1 to 256.
+        "in-flight" in_flight: u64, default "16", example "16";
+        /// The run takes no more devices after so many failed, 1 or more.
+        "max-failures" max_failures: u64, default "5", example "5";
+        /// Sizes of the batches: not in this release.
+        "batches" batches: Later, default "one batch", example "";
+        /// What must be seen before the next batch: not in this release.
+        "gate" gate: Later, default "none", example "";
+    }
+}
+
+section! {
+    /// What happens at the source after a device was read back whole from the target.
+    RawClear is "table" {
+        /// `nothing` more than the run needs; `mute`: the source stays muted and keeps all; `keys`: the Join, Application and Network
+        /// Server records go, the Identity Server's stays; `delete`: all of it goes.
+        "mode" mode: String, default "`\"mute\"`", example r#""keys""#;
+        /// `seen`: once the device joined or sent at the target; `verified`: once it was read back.
+        "when" when: String, default "`seen` for OTAA devices whose session is dropped, else `verified`", example r#""verified""#;
+        /// Stop before the first clear; `stackferry clear` goes on.
+        "hold" hold: bool, default "false", example "true";
+        /// The run stops before the first clear when it would clear more devices than this.
+        "max-devices" max_devices: u64, default "1000", example "1000";
+    }
+}
+
+section! {
+    /// Limits. A rate is a number of calls per `s`, `min` or `h`; a duration has units (`30s`, `2m`, `1h30m`).
+    RawLimits is "table" {
+        /// Calls to the source, for each method.
+        "source" source: String, default "learnt from the server's answers", example r#""100/min""#;
+        /// Calls to the target, for each method.
+        "target" target: String, default "learnt from the server's answers", example r#""100/min""#;
+        /// For one call.
+        "deadline" deadline: String, default "`\"30s\"`", example r#""30s""#;
+        /// For connecting, TLS included.
+        "connect-timeout" connect_timeout: String, default "`\"10s\"`", example r#""10s""#;
+        /// Size of one answer of a server.
+        "max-message" max_message: String, default "`\"16MiB\"`", example r#""16MiB""#;
+    }
+}
+
+/// A secret reference; a literal secret is refused without showing it.
+pub(super) struct Reference(pub RawSecret);
+
+impl Read for Reference {
+    const KIND: &'static str = <RawSecret as Read>::KIND;
+    const KEYS: &'static [Key] = <RawSecret as Read>::KEYS;
+    const ABOUT: &'static str = <RawSecret as Read>::ABOUT;
+
+    fn read(
+        value: &toml::de::DeValue<'_>,
+        at: &super::Place,
+        path: &str,
+        reader: &mut Reader<'_>,
+    ) -> Option<Self> {
+        if value.is_table() {
+            return RawSecret::read(value, at, path, reader).map(Self);
+        }
+        reader.hide(at);
+        reader.report(
+            super::Diagnostic::error(at, format!("`{path}` must not be in this file"))
+                .label("a secret does not belong here")
+                .help("write { env = \"NAME\" }, { file = \"PATH\" } or { command = [\"PROGRAM\", \"ARGUMENT\"] }; a key that was shared with this file should be revoked"),
+        );
+        None
+    }
+}
