@@ -1,0 +1,155 @@
+//! The command line: one verb a file, no logic of its own.
+
+pub mod connect;
+pub mod exit;
+mod plan;
+mod rehearse;
+mod run;
+mod signals;
+mod status;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use exit::Exit;
+
+use crate::{
+    config::{Config, Env},
+    report::{Output, Terminal},
+};
+
+/// Moves a LoRaWAN fleet from one network stack to another: plan, copy, verify, and only then clear the source.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = exit::TABLE)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What stdout carries: text for people, or versioned JSON lines.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
+    /// Show steps (-v), calls with times (-vv). Never secrets.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say nothing on stderr but errors.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what a run would do, and change nothing.
+    Plan(WithConfig),
+    /// Move the devices; the same command goes on after any interruption.
+    Run(run::RunArguments),
+    /// Show where every device stands, from the journal alone.
+    Status(WithConfig),
+    /// Read every moved device back from the target and compare it with what was written.
+    Verify(WithConfig),
+    /// Do the whole run from the real source, which is only read, into an embedded stack.
+    Rehearse(rehearse::RehearseArguments),
+}
+
+/// The configuration that every command needs.
+#[derive(Debug, Args)]
+pub struct WithConfig {
+    /// The migration, as TOML.
+    config: PathBuf,
+}
+
+/// Runs a command to its exit code.
+pub fn run(arguments: Arguments) -> Exit {
+    let terminal = Terminal::new(arguments.output, arguments.quiet, None);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal.must_say(&format!("error: cannot start: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let verbose = arguments.verbose;
+    let exit = runtime.block_on(async {
+        match arguments.command {
+            Command::Plan(with) => plan::run(&with.config, &terminal, verbose).await,
+            Command::Run(with) => run::run(&with, &terminal, verbose).await,
+            Command::Status(with) => status::run(&with.config, &terminal),
+            Command::Verify(with) => verify::run(&with.config, &terminal, verbose).await,
+            Command::Rehearse(with) => rehearse::run(&with, &terminal, verbose).await,
+        }
+    });
+    runtime.shutdown_background();
+    match exit {
+        Ok(exit) => exit,
+        Err(failure) => {
+            terminal.must_say(&failure.text);
+            terminal.json(&crate::report::json::line(
+                "error",
+                serde_json::json!({ "text": failure.text, "exit_code": failure.exit.code() }),
+            ));
+            failure.exit
+        }
+    }
+}
+
+/// Why a command ended early: what is said, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    exit: Exit,
+}
+
+impl Failure {
+    /// An error with a hint on what to do next.
+    pub fn new(exit: Exit, error: impl std::fmt::Display, hint: Option<String>) -> Self {
+        let hint = hint.map(|h| format!("\n  help: {h}")).unwrap_or_default();
+        Self { text: format!("error: {error}{hint}"), exit }
+    }
+}
+
+impl From<crate::journal::Error> for Failure {
+    fn from(error: crate::journal::Error) -> Self {
+        let hint = error.hint();
+        Self::new(Exit::Journal, error, hint)
+    }
+}
+
+impl From<crate::engine::run::RunError> for Failure {
+    fn from(error: crate::engine::run::RunError) -> Self {
+        use crate::engine::run::RunError as E;
+        let (exit, hint) = match &error {
+            E::Call(e) | E::Application(crate::engine::application::ApplicationError::Call(e)) => {
+                (exit::of_call(e), e.hint())
+            }
+            E::Application(_) => (Exit::Failed, Some("check application.source and the API key".to_owned())),
+            E::Journal(e) => (Exit::Journal, e.hint()),
+            E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
+            E::TooMany { .. } => {
+                (Exit::Usage, Some("raise clear.max-devices, or move fewer devices at a time".to_owned()))
+            }
+        };
+        Self::new(exit, error, hint)
+    }
+}
+
+/// Reads the configuration; its problems are the failure.
+fn load(path: &std::path::Path, terminal: &Terminal) -> Result<Config, Failure> {
+    finish(Config::load(path, &Env::process()), terminal)
+}
+
+/// As [`load`], for commands that connect to nothing.
+fn load_offline(path: &std::path::Path, terminal: &Terminal) -> Result<Config, Failure> {
+    finish(Config::load_offline(path, &Env::process()), terminal)
+}
+
+fn finish(loaded: Result<Config, crate::config::Diagnostics>, terminal: &Terminal) -> Result<Config, Failure> {
+    match loaded {
+        Ok(config) => {
+            if !config.warnings.is_empty() {
+                terminal.talk(&config.warnings.to_string());
+            }
+            Ok(config)
+        }
+        Err(problems) => Err(Failure { text: problems.to_string(), exit: Exit::Usage }),
+    }
+}

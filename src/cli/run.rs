@@ -1,0 +1,118 @@
+//! `run`: moves the devices, or goes on with that.
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Args;
+
+use super::{Exit, Failure, connect, load, signals};
+use crate::{
+    config::{Config, Env, Side},
+    engine::{
+        event::{Sink, Summary},
+        run::{self, Dispatcher, Stop},
+    },
+    journal::{Journal, JournalHandle, Pins, SealKeyRef, Who},
+    plan::Verdict,
+    report::{self, Output, Terminal, progress},
+};
+
+/// What `run` takes.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The migration, as TOML.
+    pub(super) config: PathBuf,
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do not ask before a real source or target is changed.
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
+    if arguments.dry_run {
+        return super::plan::run(&arguments.config, terminal, verbose).await;
+    }
+    let config = load(&arguments.config, terminal)?;
+    let begun = Instant::now();
+    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let sink = Sink::new(sender);
+    let stop = Stop::default();
+    let work = async {
+        let sides = connect::sides(&config, &sink).await?;
+        carry_out(&config, sides, arguments.yes, terminal, sink, &stop).await
+    };
+    let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
+    let Some(summary) = summary? else { return Ok(Exit::Done) };
+    Ok(close(&summary, begun, &format!("stackferry run {}", arguments.config.display()), terminal))
+}
+
+/// Plans, asks, and moves. `None` when the user said no.
+pub(super) async fn carry_out(
+    config: &Config,
+    sides: connect::Sides,
+    yes: bool,
+    terminal: &Terminal,
+    sink: Sink,
+    stop: &Stop,
+) -> Result<Option<Summary>, Failure> {
+    let journal = open_journal(config)?;
+    let guard = signals::listen(stop, &sink);
+    let pace = connect::pace(config);
+    let result = async {
+        let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
+        let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
+        if going > 0 && is_real(config) && !yes && !asked(going, terminal)? {
+            return Ok(None);
+        }
+        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop };
+        Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, prepared).await?))
+    }
+    .await;
+    drop(guard);
+    let closed = journal.close().await;
+    let summary = result?;
+    closed?;
+    Ok(summary)
+}
+
+fn asked(going: usize, terminal: &Terminal) -> Result<bool, Failure> {
+    if terminal.output() == Output::Json || !terminal.can_ask() {
+        let hint = "look at the plan with `stackferry plan`, then run with --yes";
+        return Err(Failure::new(Exit::Usage, "nobody is here to say yes to the plan", Some(hint.to_owned())));
+    }
+    terminal
+        .confirm(&format!("Move {}?", report::plan::devices(going)))
+        .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
+}
+
+fn is_real(config: &Config) -> bool {
+    matches!(config.source, Side::Tts(_)) || matches!(config.target, Side::Tts(_))
+}
+
+/// Says what happened.
+pub(super) fn close(summary: &Summary, begun: Instant, again: &str, terminal: &Terminal) -> Exit {
+    let exit = Exit::of(summary);
+    terminal.data(&report::summary::text(summary, begun.elapsed(), again));
+    terminal.json(&report::json::summary(summary, exit.code()));
+    exit
+}
+
+/// The journal, locked for this process, made if it is not there.
+pub(super) fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
+    let key = match &config.journal.seal_key {
+        None => SealKeyRef::Beside,
+        Some(reference) => SealKeyRef::Given(reference.resolve(&Env::process()).map_err(|e| {
+            let help = e.help();
+            Failure::new(Exit::Usage, e, Some(help))
+        })?),
+    };
+    let pins = Pins { items: config.fingerprint() };
+    let opened = Journal::open(&config.journal.path, key, &pins, &Who::this_process(), &[])?;
+    Ok(opened.journal.into_handle()?)
+}
+
+/// The journal when an earlier run made one.
+pub(super) fn journal_if_there(config: &Config) -> Result<Option<JournalHandle>, Failure> {
+    if config.journal.path.exists() { open_journal(config).map(Some) } else { Ok(None) }
+}
