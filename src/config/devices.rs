@@ -101,7 +101,7 @@ pub enum ListError {
 /// Reads device IDs, one a line; empty lines and what follows `#` do not count.
 ///
 /// # Errors
-/// When it cannot be read, is longer than [`MAX_LIST`], has a line that is no ID, or is empty.
+/// When it cannot be read, is longer than 40 MiB, has a line that is no ID, or is empty.
 pub fn read_list(from: impl Read) -> Result<BTreeSet<DeviceId>, ListError> {
     let mut bytes = Vec::new();
     if from.take(MAX_LIST + 1).read_to_end(&mut bytes)? as u64 > MAX_LIST {

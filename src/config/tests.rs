@@ -209,6 +209,7 @@ fn broken_files() {
         ("plain_literal_secret", with("").replace("{ env = \"SOURCE_API_KEY\" }", "'CANARY'")),
         ("misspelt_literal_secret", with("").replace("api-key = { env = \"SOURCE_API_KEY\" }", "api_key = 'CANARY'")),
         ("other_name_literal_secret", with("").replace("api-key = { env = \"SOURCE_API_KEY\" }", "credential = 'CANARY'")),
+        ("secret_in_comment", with("# api-key = 'CANARY' \u{1}")),
         ("unclosed_plain_secret", with("").replace("{ env = \"SOURCE_API_KEY\" }", "\"CANARY")),
         ("secret_as_application", with(&format!("[[application]]\nsource = '{CANARY}'"))),
         ("secret_as_variable", with("").replace("SOURCE_API_KEY", "CANARY/+CANARY==")),
