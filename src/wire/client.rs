@@ -131,7 +131,9 @@ impl Client {
         Self::build(endpoint, api_key, settings, throttle)
     }
 
-    /// The client of another component of the same side: same key and settings, and the rate limit is shared.
+    /// The client of another component of the same side: same settings, and the rate limit is shared.
+    ///
+    /// The API key is sent there too: only for servers of the same deployment.
     pub fn at(&self, endpoint: Endpoint) -> Result<Self, Error> {
         if endpoint == self.0.link.endpoint {
             return Ok(self.clone());
@@ -146,6 +148,7 @@ impl Client {
         settings: Settings,
         throttle: Arc<Throttle>,
     ) -> Result<Self, Error> {
+        let key = key.map(|key| Secret::new(key.reveal().trim()));
         let fail = |failure| Error::new(failure, settings.side, &endpoint);
         let headers = headers(key.as_ref()).map_err(fail)?;
         let link = Link::new(endpoint.clone(), settings.connect_timeout).map_err(fail)?;
@@ -252,13 +255,20 @@ impl Client {
         })??;
         let left = deadline.saturating_sub(started.elapsed());
         let exchange = grpc::exchange(connection.clone(), request, self.0.settings.max_message);
-        timeout(left, exchange).await.unwrap_or_else(|_| {
-            if connection.silent_since(started) {
-                // Not one byte since: perhaps nobody is there any more. The next call finds out on a new connection.
-                self.0.link.discard(&connection);
-            }
-            Err(Failure::after(Kind::Deadline, late()).into())
-        })
+        let result = timeout(left, exchange)
+            .await
+            .unwrap_or_else(|_| Err(Failure::after(Kind::Deadline, late()).into()));
+        let doubtful = match result.as_ref().map_err(|refusal| &refusal.failure.kind) {
+            // It ended, or takes no new calls after GOAWAY.
+            Err(Kind::Unreachable) => true,
+            // Not one byte since: perhaps nobody is there any more.
+            Err(Kind::Deadline) => connection.silent_since(started),
+            _ => false,
+        };
+        if doubtful {
+            self.0.link.discard(&connection);
+        }
+        result
     }
 
     /// Learns the limits from an answer, reads its message, and takes the key out of the server's words.
@@ -296,6 +306,13 @@ impl Client {
         failure.message = self.redact(&failure.message);
         if let Some(status) = &mut failure.status {
             status.message = self.redact(&status.message);
+            for detail in &mut status.errors {
+                detail.message_format = self.redact(&detail.message_format);
+                let text = serde_json::Value::from(detail.attributes.clone()).to_string();
+                if self.redact(&text) != text {
+                    detail.attributes.clear();
+                }
+            }
         }
         failure
     }
@@ -330,7 +347,7 @@ fn headers(key: Option<&Secret>) -> Result<HeaderMap, Failure> {
     let agent = concat!("stackferry/", env!("CARGO_PKG_VERSION"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
     if let Some(key) = key {
-        let value = HeaderValue::from_str(&format!("Bearer {}", key.reveal().trim()));
+        let value = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
         let mut value = value.map_err(|_| {
             Failure::before(Kind::Unauthenticated, "the API key has characters that no API key has")
         })?;

@@ -142,7 +142,7 @@ impl Link {
                 let opened = timeout_at(until, open(stream)).await;
                 match opened.map_err(|_| late("the server did not answer in HTTP/2"))? {
                     Ok(connection) => Ok(connection),
-                    Err(heard) => Err(self.explain_plaintext(&heard).await),
+                    Err(stranger) => Err(self.explain_plaintext(stranger).await),
                 }
             }
             Some((settings, name)) => {
@@ -152,9 +152,7 @@ impl Link {
                     .map_err(|_| late("the server did not answer the TLS handshake"))?
                     .map_err(|e| tls::handshake_failure(&e))?;
                 let opened = timeout_at(until, open(stream)).await;
-                opened
-                    .map_err(|_| late("the server did not answer in HTTP/2"))?
-                    .map_err(|heard| not_http2(&heard))
+                opened.map_err(|_| late("the server did not answer in HTTP/2"))?.map_err(not_http2)
             }
         }
     }
@@ -192,9 +190,10 @@ impl Link {
 
     /// Why a server did not answer plaintext HTTP/2. Go's TLS servers, that of The Things Stack among them, close such
     /// a connection without a word: one TLS handshake tells whether it is one.
-    async fn explain_plaintext(&self, heard: &[u8]) -> Failure {
-        let is_tls = heard.starts_with(&[0x15, 0x03]) || (heard.is_empty() && self.speaks_tls().await);
-        if is_tls { tls::problem(TlsProblem::ServerIsTls, "") } else { not_http2(heard) }
+    async fn explain_plaintext(&self, stranger: Stranger) -> Failure {
+        let head = &stranger.head;
+        let is_tls = head.starts_with(&[0x15, 0x03]) || (head.is_empty() && self.speaks_tls().await);
+        if is_tls { tls::problem(TlsProblem::ServerIsTls, "") } else { not_http2(stranger) }
     }
 
     async fn speaks_tls(&self) -> bool {
@@ -217,22 +216,29 @@ impl Link {
     }
 }
 
-fn not_http2(heard: &[u8]) -> Failure {
-    let what = match heard {
-        [] => {
-            return Failure::before(
-                Kind::Unreachable,
-                "the server closed the connection before it spoke HTTP/2",
-            );
+/// A server that did not speak HTTP/2.
+struct Stranger {
+    /// The first bytes that it sent.
+    head: Vec<u8>,
+    /// The alert by which TLS ended after the handshake: with TLS 1.3 the server looks at client certificates only then.
+    alert: Option<String>,
+}
+
+fn not_http2(stranger: Stranger) -> Failure {
+    let what = match (stranger.head.as_slice(), stranger.alert) {
+        (_, Some(alert)) => return tls::problem(TlsProblem::Refused, &alert),
+        ([], None) => {
+            let text = "the server closed the connection before it spoke HTTP/2";
+            return Failure::before(Kind::Unreachable, text);
         }
-        heard if heard.starts_with(b"HTTP/1") => "the server answers in HTTP/1, not gRPC",
+        (head, None) if head.starts_with(b"HTTP/1") => "the server answers in HTTP/1, not gRPC",
         _ => "the server does not speak HTTP/2 on this port",
     };
     Failure::before(Kind::Protocol, what)
 }
 
-/// Speaks HTTP/2 on a stream. An error has the first bytes of a server that does not.
-async fn open<S>(stream: S) -> Result<Connection, Vec<u8>>
+/// Speaks HTTP/2 on a stream.
+async fn open<S>(stream: S) -> Result<Connection, Stranger>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -245,7 +251,7 @@ where
         .keep_alive_while_idle(true)
         .max_header_list_size(MAX_HEADERS)
         .handshake(io);
-    let Ok((sender, driver)) = handshake.await else { return Err(heard.head()) };
+    let Ok((sender, driver)) = handshake.await else { return Err(heard.stranger()) };
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "a connection ended");
@@ -253,9 +259,10 @@ where
     });
     heard.first.notified().await;
     // A SETTINGS frame: type 4 on stream 0.
-    match heard.head().get(..FRAME_HEADER) {
-        Some([_, _, _, 4, _, 0, 0, 0, 0]) => Ok(Connection { sender, heard }),
-        _ => Err(heard.head()),
+    let stranger = heard.stranger();
+    match stranger.head.as_slice() {
+        [0, _, _, 4, _, 0, 0, 0, 0] => Ok(Connection { sender, heard }),
+        _ => Err(stranger),
     }
 }
 
@@ -271,15 +278,21 @@ struct Heard {
 struct HeardState {
     head: Vec<u8>,
     last: Option<Instant>,
+    alert: Option<String>,
 }
 
 impl Heard {
-    fn head(&self) -> Vec<u8> {
-        lock(&self.state).head.clone()
+    fn stranger(&self) -> Stranger {
+        let state = lock(&self.state);
+        Stranger { head: state.head.clone(), alert: state.alert.clone() }
     }
 
-    fn note(&self, bytes: &[u8], ended: bool) {
+    fn note(&self, bytes: &[u8], result: &io::Result<()>, ended: bool) {
         let mut state = lock(&self.state);
+        if let Err(error) = result {
+            state.alert =
+                error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()).map(ToString::to_string);
+        }
         if !bytes.is_empty() {
             state.last = Some(Instant::now());
         }
@@ -309,7 +322,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if let Poll::Ready(result) = &polled {
             let bytes = buf.filled().get(before..).unwrap_or_default();
-            self.heard.note(bytes, result.is_err() || (bytes.is_empty() && room > 0));
+            self.heard.note(bytes, result, result.is_err() || (bytes.is_empty() && room > 0));
         }
         polled
     }

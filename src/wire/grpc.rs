@@ -80,7 +80,8 @@ pub(super) async fn exchange(
     })?;
     let limits = Limits::from_headers(response.headers());
     read(response, max).await.map_err(|failure| {
-        let paced = failure.kind == Kind::RateLimited && limits.present();
+        let emptied = limits.present() && limits.available.unwrap_or(0) == 0;
+        let paced = failure.kind == Kind::RateLimited && emptied;
         // Refused for its rate, with the bucket's state: the rate limiter stands before the handlers
         // (`pkg/rpcserver`), so nothing was done.
         let outcome = if paced { Outcome::NotApplied } else { failure.outcome };

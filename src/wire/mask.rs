@@ -47,14 +47,15 @@ impl Client {
         &self,
         method: &'static str,
         mut request: DynamicMessage,
-        paths: &[String],
+        paths: &[impl AsRef<str>],
         call: Call,
     ) -> Result<(Answer, Vec<String>), Error> {
         let fail = |failure| {
             Error::new(failure, self.side(), self.endpoint()).of_call(method, &call.about, call.repeat, 0)
         };
+        let paths: Vec<String> = paths.iter().map(|path| path.as_ref().to_owned()).collect();
         loop {
-            let (kept, dropped) = self.masks().split(method, paths);
+            let (kept, dropped) = self.masks().split(method, &paths);
             if kept.is_empty() && !dropped.is_empty() && !is_read(method) {
                 let text = "the server takes none of the fields";
                 return Err(fail(Failure::before(Kind::ForbiddenPaths(dropped), text)));

@@ -350,11 +350,14 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn garbage_never_panics(status: Vec<u8>, message: Vec<u8>, garbage: Vec<u8>, encoded: bool) {
-            let details = if encoded {
-                base64::engine::general_purpose::STANDARD.encode(&garbage).into_bytes()
-            } else {
-                garbage
+        fn garbage_never_panics(status: Vec<u8>, message: Vec<u8>, garbage: Vec<u8>, layers: u8) {
+            let any = prost_types::Any { type_url: "x/ttn.lorawan.v3.ErrorDetails".into(), value: garbage.clone() };
+            let inside = RpcStatus { details: vec![any], ..RpcStatus::default() }.encode_to_vec();
+            let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes).into_bytes();
+            let details = match layers % 3 {
+                0 => garbage,
+                1 => encode(&garbage),
+                _ => encode(&inside),
             };
             let mut headers = HeaderMap::new();
             for (name, value) in

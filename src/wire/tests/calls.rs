@@ -145,10 +145,11 @@ async fn a_create_waits_for_a_server_that_is_not_there_yet() {
 async fn a_server_that_says_go_away_is_called_on_a_new_connection() {
     let server = Server::start(|_, _| Reply::GoAway(device("meter-1"))).await;
     let client = client(server.endpoint.clone());
-    for _ in 0..3 {
-        get(&client).await.expect("answers");
+    for _ in 0..5 {
+        create(&client).await.expect("answers");
     }
-    assert!(server.connections() >= 2);
+    assert_eq!(server.calls(), 5, "none is sent twice");
+    assert!(server.connections() > 1);
 }
 
 #[tokio::test]

@@ -101,9 +101,22 @@ async fn a_server_that_echoes_the_key_does_not_get_it_into_the_error() {
         Reply::Refused(trailers, vec![])
     })
     .await;
-    let error = get(&client(server.endpoint.clone())).await.expect_err("refused");
-    assert_eq!(error.message(), "Bearer [redacted]");
-    assert!(!format!("{error} {error:?} {:?}", error.hint()).contains("CANARY"));
+    let plain = get(&client(server.endpoint.clone())).await.expect_err("refused");
+    assert_eq!(plain.message(), "Bearer [redacted]");
+    let server = Server::start(|_, _| {
+        Reply::refused(
+            Code::Unauthenticated,
+            "pkg/auth",
+            "token",
+            serde_json::json!({"deep": {"token": [KEY]}}),
+        )
+    })
+    .await;
+    let typed = get(&client(server.endpoint.clone())).await.expect_err("refused");
+    assert!(typed.is("pkg/auth", "token"));
+    for error in [plain, typed] {
+        assert!(!format!("{error} {error:?} {:?}", error.hint()).contains("CANARY"));
+    }
 }
 
 /// A TCP server that writes `greeting` to whoever comes and then, if so told, closes.

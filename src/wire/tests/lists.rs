@@ -114,3 +114,11 @@ async fn a_list_leaves_out_paths_that_the_server_does_not_know() {
     let listing = client(server.endpoint.clone()).pages(list, Call::safe(about())).await.expect("reads");
     assert_eq!((listing.items.len(), listing.dropped), (3, vec!["label_ids".to_owned()]));
 }
+
+#[test]
+fn calls_can_move_between_threads() {
+    fn check<T: Send>(_: &T) {}
+    let client = client(plaintext(1));
+    check(&client.pages(list(1), Call::safe(about())));
+    check(&client.unary_masked(LIST, list(1).request, &["name"], Call::safe(about())));
+}

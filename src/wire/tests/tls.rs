@@ -3,7 +3,10 @@
 use std::{io::Write as _, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
@@ -36,23 +39,28 @@ impl Authority {
     }
 
     fn acceptor(&self, names: &[&str], years: (i32, i32)) -> TlsAcceptor {
+        self.acceptor_for(names, years, Arc::new(NoClientAuth))
+    }
+
+    fn acceptor_for(
+        &self,
+        names: &[&str],
+        years: (i32, i32),
+        clients: Arc<dyn ClientCertVerifier>,
+    ) -> TlsAcceptor {
         let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("valid names");
         (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        acceptor(vec![certificate.der().clone()], &key)
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().expect("ring");
+        let chain = vec![certificate.der().clone()];
+        let config = builder.with_client_cert_verifier(clients).with_single_cert(chain, key).expect("fits");
+        TlsAcceptor::from(Arc::new(config))
     }
-}
-
-fn acceptor(chain: Vec<rustls_pki_types::CertificateDer<'static>>, key: &KeyPair) -> TlsAcceptor {
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring");
-    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).expect("fits");
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
 }
 
 const NOW: (i32, i32) = (2020, 4000);
@@ -175,6 +183,20 @@ async fn a_server_that_ends_the_handshake_has_refused_it() {
     let (kind, message, _) = fails(endpoint).await;
     assert_eq!(kind, Kind::Tls(TlsProblem::Refused));
     assert_eq!(message, "the server refused the TLS handshake: it closed the connection");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_client_certificate_refuses() {
+    let authority = Authority::new();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.0.der().clone()).expect("valid");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("has a root");
+    let server = server(authority.acceptor_for(&["localhost"], NOW, verifier)).await;
+    let (kind, message, _) = fails(with_ca(&server, "localhost", &authority.file())).await;
+    assert_eq!(kind, Kind::Tls(TlsProblem::Refused));
+    assert!(message.contains("CertificateRequired"), "{message}");
 }
 
 #[tokio::test]
