@@ -178,7 +178,7 @@ impl Place {
             Self::Embedded { addr, host, key } => {
                 let endpoint = Endpoint { host: addr.ip().to_string(), port: addr.port(), tls: Tls::Plaintext };
                 let client = Client::new(endpoint, Some(Secret::new(key.clone())), settings).map_err(call)?;
-                let hosts = Hosts { ns: host.clone(), as_: host.clone(), js: host.clone() };
+                let hosts = Hosts { ns: host.clone(), as_: host.clone(), js: host.clone(), known_as: Vec::new() };
                 Ok(one_address(client, hosts))
             }
             Self::Real(stack) => {

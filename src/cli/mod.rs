@@ -124,6 +124,7 @@ impl From<crate::engine::run::RunError> for Failure {
             E::Application(_) => (Exit::Failed, Some("check application.source and the API key".to_owned())),
             E::Journal(e) => (Exit::Journal, e.hint()),
             E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
+            E::Embedded(_) => (Exit::Failed, None),
             E::TooMany { .. } => {
                 (Exit::Usage, Some("raise clear.max-devices, or move fewer devices at a time".to_owned()))
             }

@@ -27,6 +27,11 @@ impl Drop for Guard {
     }
 }
 
+/// Waits for SIGINT or SIGTERM.
+pub async fn wait() {
+    interrupt().await;
+}
+
 /// True when a signal came; false when signals cannot be heard here.
 async fn interrupt() -> bool {
     #[cfg(unix)]

@@ -32,7 +32,7 @@ pub fn markdown() -> String {
         "Names for `transform.allow-loss`. Each is a finding that stops a device unless it is allowed.\n\n",
     );
     text.push_str("| name | what is lost |\n|---|---|\n");
-    for (name, lost) in LOSSES {
+    for (name, lost) in LOSSES.iter() {
         let _ = writeln!(text, "| `{name}` | {lost} |");
     }
     text.push_str("\n## Environment variables\n\n");

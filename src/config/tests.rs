@@ -350,7 +350,7 @@ proptest! {
         in_flight in 1u64..=256,
         max_devices in 0u64..100_000,
         mode in prop::sample::select(vec![("nothing", ClearMode::Nothing), ("mute", ClearMode::Mute), ("keys", ClearMode::Keys), ("delete", ClearMode::Delete)]),
-        losses in prop::collection::btree_set(prop::sample::select(LOSSES), 0..6),
+        losses in prop::collection::btree_set(prop::sample::select(LOSSES.as_slice()), 0..6),
         port in 1u16..,
         plan in "[A-Z]{2}_[0-9]{3}(_TTN)?",
     ) {

@@ -98,6 +98,12 @@ fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
     })
 }
 
+/// True when traffic changes this path by itself.
+pub fn is_moving(component: Component, path: &str) -> bool {
+    component == Component::Ns && is_session(path)
+        || moving(component).iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
+}
+
 fn is_session(path: &str) -> bool {
     ["session", "mac_state", "pending_session", "pending_mac_state", "ids.dev_addr"]
         .iter()

@@ -90,6 +90,9 @@ pub enum RunError {
     /// The journal failed or holds what it should not.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The embedded stack of a rehearsal cannot store something.
+    #[error("the embedded stack: {0}")]
+    Embedded(#[from] std::io::Error),
     /// More devices than `clear.max-devices`.
     #[error("{devices} devices would be cleared, clear.max-devices is {max}: nothing was done")]
     TooMany {

@@ -43,6 +43,7 @@ struct SealedFound {
     elsewhere: Vec<(Component, String)>,
     external_js: bool,
     hosts: [String; 3],
+    known_as: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +61,7 @@ pub fn found_to_bytes(found: &Found) -> Zeroizing<Vec<u8>> {
         elsewhere: found.elsewhere.clone(),
         external_js: found.external_js,
         hosts: [found.hosts.ns.clone(), found.hosts.as_.clone(), found.hosts.js.clone()],
+        known_as: found.hosts.known_as.clone(),
     };
     Zeroizing::new(serde_json::to_vec(&sealed).expect("strings and numbers serialize"))
 }
@@ -75,7 +77,7 @@ pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SnapshotError> {
     let mut found = Found {
         elsewhere: sealed.elsewhere,
         external_js: sealed.external_js,
-        hosts: Hosts { ns, as_, js },
+        hosts: Hosts { ns, as_, js, known_as: sealed.known_as },
         ..Found::default()
     };
     for (component, text) in sealed.records {

@@ -64,9 +64,17 @@ pub struct Hosts {
     pub as_: String,
     /// Join Server.
     pub js: String,
+    /// Other names by which records call the deployment.
+    pub known_as: Vec<String>,
 }
 
 impl Hosts {
+    /// True when an address in a record means this deployment's component.
+    pub fn mean(&self, component: Component, address: &str) -> bool {
+        let named = host(address);
+        named == host(self.of(component)) || self.known_as.iter().any(|k| host(k) == named)
+    }
+
     /// The host of one component; the Identity Server has none in the records.
     pub fn of(&self, component: Component) -> &str {
         match component {

@@ -5,7 +5,7 @@ use std::fmt;
 use prost_reflect::{DynamicMessage, Value};
 
 use super::{
-    facts::{Hosts, IdFrom, TargetFacts, Wishes, host},
+    facts::{Hosts, IdFrom, TargetFacts, Wishes},
     finding::{Finding, Kind},
     session::{self, Activation, Carry},
 };
@@ -331,7 +331,7 @@ fn addresses(
         if was.is_empty() {
             continue;
         }
-        let external = component == Component::Js && found.external_js && host(&was) != host(&found.hosts.js);
+        let external = component == Component::Js && found.external_js && !found.hosts.mean(component, &was);
         let address = if external { was } else { facts.hosts.of(component).to_owned() };
         if !address.is_empty() {
             path::set(message, field, Value::String(address));

@@ -6,5 +6,6 @@ pub mod progress;
 pub mod status;
 pub mod summary;
 pub mod terminal;
+pub mod verify;
 
 pub use terminal::{Output, Terminal};

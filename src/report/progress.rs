@@ -28,6 +28,16 @@ pub async fn watch(mut events: UnboundedReceiver<Event>, terminal: &Terminal, ve
     view.bar.finish_and_clear();
 }
 
+/// As [`watch`], for commands that show their result themselves: only calls, waits and remarks.
+pub async fn watch_calls(mut events: UnboundedReceiver<Event>, terminal: &Terminal, verbose: u8) {
+    let mut view = View::new(terminal, verbose);
+    while let Some(event) = events.recv().await {
+        if !matches!(event, Event::Planned(_)) {
+            view.show(&event);
+        }
+    }
+}
+
 struct View<'a> {
     terminal: &'a Terminal,
     bar: ProgressBar,

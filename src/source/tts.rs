@@ -11,7 +11,7 @@ use crate::{
     },
     plan::{
         MUTE,
-        facts::{Hosts, host},
+        facts::host,
         transform::Found,
     },
     proto,
@@ -24,14 +24,13 @@ use crate::{
 pub struct TtsSource {
     stack: Stack,
     app: AppId,
-    /// Other deployments that hold records of this one's devices, by host.
-    others: Vec<(Hosts, Stack)>,
+    /// Other deployments that hold records of this one's devices.
+    others: Vec<Stack>,
 }
 
 impl TtsSource {
     /// `others` are read where an IS record names their host.
     pub fn new(stack: Stack, app: AppId, others: Vec<Stack>) -> Self {
-        let others = others.into_iter().map(|s| (s.hosts.clone(), s)).collect();
         Self { stack, app, others }
     }
 
@@ -57,13 +56,12 @@ impl TtsSource {
         if address.is_empty() {
             return Place::Here;
         }
-        let named = host(&address);
-        if named == host(self.stack.hosts.of(component)) {
+        if self.stack.hosts.mean(component, &address) {
             return Place::Here;
         }
-        match self.others.iter().find(|(hosts, _)| host(hosts.of(component)) == named) {
-            Some((_, stack)) => Place::Other(stack),
-            None => Place::Unknown(named),
+        match self.others.iter().find(|other| other.hosts.mean(component, &address)) {
+            Some(other) => Place::Other(other),
+            None => Place::Unknown(host(&address)),
         }
     }
 

@@ -1,0 +1,115 @@
+//! `rehearse`: the whole run, from what the real source holds, between two embedded stacks. The real source is only read.
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Args;
+
+use super::{Exit, Failure, connect, load, run};
+use crate::{
+    config::{ClearWhen, Config, Rehearsal, Side},
+    engine::{event::Sink, rehearse, run::Stop},
+    report::{Terminal, progress},
+    wire,
+};
+
+/// What `rehearse` takes.
+#[derive(Debug, Args)]
+pub struct RehearseArguments {
+    /// The migration, as TOML.
+    config: PathBuf,
+    /// Only start the embedded stacks of the configuration, say where they listen, and wait for Ctrl-C.
+    #[arg(long)]
+    serve: bool,
+}
+
+pub(super) async fn run(arguments: &RehearseArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
+    let mut config = load(&arguments.config, terminal)?;
+    if arguments.serve {
+        return serve(&config, terminal).await;
+    }
+    let begun = Instant::now();
+    let folder = tempfile()?;
+    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let sink = Sink::new(sender);
+    let stop = Stop::default();
+    let work = async {
+        let real = connect::sides(&config, &sink).await?;
+        let mut source = settings(&config.source);
+        let mut target = settings(&config.target);
+        rehearse::mirror_facts(&real.jobs, &mut source, &mut target).await?;
+        let source = connect::start(&source, wire::Side::Source).await?;
+        for job in &real.jobs {
+            rehearse::mirror(job, &source.tts, config.rollout.in_flight).await?;
+        }
+        drop(real);
+        let target = connect::start(&target, wire::Side::Target).await?;
+        // Nobody joins an embedded stack, and the real journal must know nothing of this.
+        config.clear.when = Some(ClearWhen::Verified);
+        config.journal.path = folder.path.join("rehearsal.journal");
+        config.journal.seal_key = None;
+        let sides = connect::with_embedded(&config, Some(source), target, &sink).await?;
+        run::carry_out(&config, sides, true, terminal, sink, &stop).await
+    };
+    let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
+    let Some(summary) = summary? else { return Ok(Exit::Done) };
+    let again = format!("stackferry run {}", arguments.config.display());
+    terminal.talk("this was a rehearsal: the source was only read, and nothing was written to the target");
+    Ok(run::close(&summary, begun, &again, terminal))
+}
+
+/// The settings of an embedded stack: the configuration's own, or plain ones that take on the real side's facts.
+fn settings(side: &Side) -> Rehearsal {
+    match side {
+        Side::Rehearsal(rehearsal) => Rehearsal { devices: None, application: None, state: None, ..rehearsal.clone() },
+        Side::Tts(stack) => Rehearsal { host: stack.network_server.host.clone(), ..Rehearsal::default() },
+    }
+}
+
+async fn serve(config: &Config, terminal: &Terminal) -> Result<Exit, Failure> {
+    let mut running = Vec::new();
+    for (side, which) in [(&config.source, wire::Side::Source), (&config.target, wire::Side::Target)] {
+        let Side::Rehearsal(rehearsal) = side else { continue };
+        let started = connect::start(rehearsal, which).await?;
+        let address = started.served.addr;
+        terminal.data(&format!("{which}: {address} (plaintext), API key {}", started.tts.settings().api_key));
+        terminal.json(&crate::report::json::line(
+            "serving",
+            serde_json::json!({
+                "side": which.to_string(),
+                "address": address.to_string(),
+                "api_key": started.tts.settings().api_key,
+            }),
+        ));
+        running.push(started);
+    }
+    if running.is_empty() {
+        let hint = "use [source.rehearsal] or [target.rehearsal]".to_owned();
+        return Err(Failure::new(Exit::Usage, "the configuration has no embedded stack to serve", Some(hint)));
+    }
+    super::signals::wait().await;
+    Ok(Exit::Done)
+}
+
+struct Folder {
+    path: PathBuf,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A private folder for the journal of the rehearsal, removed at the end.
+fn tempfile() -> Result<Folder, Failure> {
+    let mut random = [0; 8];
+    let made = getrandom::fill(&mut random).map_err(std::io::Error::other).and_then(|()| {
+        let path = std::env::temp_dir().join(format!("stackferry-{}", hex::encode(random)));
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path).map(|()| path)
+    });
+    made.map(|path| Folder { path })
+        .map_err(|e| Failure::new(Exit::Failed, format!("cannot make a folder for the rehearsal: {e}"), None))
+}

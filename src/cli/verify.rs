@@ -1,0 +1,33 @@
+//! `verify`: is the target still what was written?
+
+use std::path::Path;
+
+use super::{Exit, Failure, connect, load, run::journal_if_there};
+use crate::{
+    engine::{event::Sink, verify},
+    report::{self, Terminal, progress},
+};
+
+pub(super) async fn run(path: &Path, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
+    let config = load(path, terminal)?;
+    let Some(journal) = journal_if_there(&config)? else {
+        let why = format!("there is no journal {}: nothing was moved yet", config.journal.path.display());
+        return Err(Failure::new(Exit::Journal, why, None));
+    };
+    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let sink = Sink::new(sender);
+    let work = async move {
+        let sides = connect::sides(&config, &sink).await?;
+        let mut all = Vec::new();
+        for job in &sides.jobs {
+            all.extend(verify::verify(job, &journal, config.rollout.in_flight).await?);
+        }
+        journal.close().await?;
+        Ok::<_, Failure>(all)
+    };
+    let (verified, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
+    let verified = verified?;
+    terminal.data(&report::verify::text(&verified));
+    terminal.json(&report::json::line("verified", report::verify::json(&verified)));
+    Ok(if verified.iter().all(|v| v.differences.is_empty()) { Exit::Done } else { Exit::Devices })
+}

@@ -1,0 +1,74 @@
+//! Reads moved devices back from the target and compares them with what was written. Changes nothing.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    compare::{self, Standing},
+    event::DeviceName,
+    log::DeviceLog,
+    run::{Job, RunError},
+};
+use crate::{
+    journal::{DeviceKey, JournalHandle},
+    model::{device::Component, ids::DeviceId},
+    step::Step,
+    target::Target as _,
+};
+
+/// What was found of one device on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Which device, at the source.
+    pub device: DeviceName,
+    /// ID on the target.
+    pub target_id: String,
+    /// What is not as it was written, by component; empty when all is well.
+    pub differences: Vec<(Component, Vec<String>)>,
+    /// True when it has sent or joined on the target since.
+    pub lives: bool,
+}
+
+/// Compares every device of `job` that the journal has created on the target.
+///
+/// # Errors
+/// When the journal or the target cannot be read.
+pub async fn verify(job: &Job, journal: &JournalHandle, in_flight: usize) -> Result<Vec<Verified>, RunError> {
+    let keys = journal.devices().await?;
+    let ours = keys.into_iter().filter(|k| k.application == *job.source.app() && !k.device.as_str().is_empty());
+    let results: Vec<Option<Verified>> = stream::iter(ours.filter(|k| job.devices.contains(&k.device)))
+        .map(|key| device(job, journal, key))
+        .buffer_unordered(in_flight.max(1))
+        .try_collect()
+        .await?;
+    let mut verified: Vec<_> = results.into_iter().flatten().collect();
+    verified.sort_by(|a, b| a.device.cmp(&b.device));
+    Ok(verified)
+}
+
+async fn device(job: &Job, journal: &JournalHandle, key: DeviceKey) -> Result<Option<Verified>, RunError> {
+    let device = DeviceName { app: key.application.clone(), device: key.device.clone() };
+    let log = DeviceLog::open(journal.clone(), key).await?;
+    let Some(recipe) = log.state().recipe().filter(|_| log.state().reread().is_some()) else { return Ok(None) };
+    let target_id = recipe.target_id.clone();
+    let copy = log.copy().await?;
+    let mut found = Verified { device, target_id: target_id.clone(), differences: Vec::new(), lives: false };
+    for component in copy.components().filter(|c| log.state().has(Step::Create(*c))) {
+        let Some(write) = copy.get(component) else { continue };
+        let read = job.target.read(&DeviceId::unchecked(&target_id), component, &write.paths).await?;
+        let Some(record) = read else {
+            found.differences.push((component, vec!["the record is gone".to_owned()]));
+            continue;
+        };
+        if component == Component::Ns {
+            found.lives = compare::lives(write, &record);
+        }
+        if let Standing::Different(paths) = compare::standing(component, write, &record) {
+            let moving = |p: &String| compare::is_moving(component, p);
+            let paths: Vec<_> = paths.into_iter().filter(|p| !moving(p)).collect();
+            if !paths.is_empty() {
+                found.differences.push((component, paths));
+            }
+        }
+    }
+    Ok(Some(found))
+}

@@ -1,0 +1,56 @@
+//! What `verify` found.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{
+    plan::devices,
+    terminal::style::{BAD, GOOD, paint},
+};
+use crate::engine::verify::Verified;
+
+/// Counts, then every device that differs.
+pub fn text(all: &[Verified]) -> String {
+    let mut out = String::new();
+    let different: Vec<_> = all.iter().filter(|v| !v.differences.is_empty()).collect();
+    let lives = all.iter().filter(|v| v.lives).count();
+    let _ = writeln!(
+        out,
+        "  {} {} on the target as written, {lives} of them seen there since",
+        paint(GOOD, "="),
+        devices(all.len() - different.len())
+    );
+    for device in different {
+        for (component, paths) in &device.differences {
+            let _ = writeln!(
+                out,
+                "  {} {} ({} on the target): {component}: {}",
+                paint(BAD, "x"),
+                device.device,
+                device.target_id,
+                paths.join(", ")
+            );
+        }
+    }
+    out
+}
+
+/// The same for programs.
+pub fn json(all: &[Verified]) -> Value {
+    let devices: Vec<_> = all
+        .iter()
+        .map(|v| {
+            let differences: Vec<_> =
+                v.differences.iter().map(|(c, paths)| json!({ "component": c, "paths": paths })).collect();
+            json!({
+                "application": v.device.app.as_str(),
+                "device": v.device.device.as_str(),
+                "target_device": v.target_id,
+                "seen": v.lives,
+                "differences": differences,
+            })
+        })
+        .collect();
+    json!({ "devices": devices })
+}
