@@ -1,16 +1,11 @@
-//! How The Things Stack writes each bytes field, enum and wrapper message: the `(stackferry.json*)` options of `proto/`,
+//! How The Things Stack writes each bytes field and enum: the `(stackferry.json*)` options of `proto/`,
 //! looked up once.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::LazyLock,
-};
+use std::{collections::HashMap, sync::LazyLock};
 
-use prost_reflect::{
-    DynamicMessage, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, MessageDescriptor, Value,
-};
+use prost_reflect::{DynamicMessage, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, Value};
 
-use crate::proto;
+use crate::{map::options::extension, proto};
 
 /// The text form of a bytes field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +28,15 @@ pub(super) struct EnumForm {
 }
 
 impl EnumForm {
-    /// The JSON of `number`: its number or its first name; a number without a name as text, as the server writes it
-    /// (`GetEnumString` of its JSON plugin).
+    /// The JSON of `number`: its number or its first name.
+    ///
+    /// A number without a name stays a number. The server writes it as text, which it would not read back: `"16"` is also
+    /// `ADR_ACK_LIMIT_16`.
     pub(super) fn write(&self, number: i32) -> serde_json::Value {
-        if self.number {
-            return number.into();
+        match self.names.get(&number) {
+            Some(name) if !self.number => name.as_str().into(),
+            _ => number.into(),
         }
-        self.names.get(&number).cloned().unwrap_or_else(|| number.to_string()).into()
     }
 
     /// The number that `text` names: a full name, a name without prefix, an alias, then a decimal number.
@@ -53,13 +50,11 @@ impl EnumForm {
 struct Forms {
     bytes: HashMap<String, BytesForm>,
     enums: HashMap<String, EnumForm>,
-    wrappers: HashSet<String>,
 }
 
 static FORMS: LazyLock<Forms> = LazyLock::new(|| Forms {
     bytes: bytes_forms(),
     enums: proto::pool().all_enums().map(|e| (e.full_name().to_owned(), enum_form(&e))).collect(),
-    wrappers: wrappers(),
 });
 
 /// How JSON writes this bytes field.
@@ -71,11 +66,6 @@ pub(super) fn of_bytes(field: &FieldDescriptor) -> BytesForm {
 pub(super) fn of_enum(descriptor: &EnumDescriptor) -> &'static EnumForm {
     static NONE: LazyLock<EnumForm> = LazyLock::new(EnumForm::default);
     FORMS.enums.get(descriptor.full_name()).unwrap_or(&NONE)
-}
-
-/// The one field of a message that JSON writes bare; `None` for other messages.
-pub(super) fn wrapped(descriptor: &MessageDescriptor) -> Option<FieldDescriptor> {
-    FORMS.wrappers.contains(descriptor.full_name()).then(|| descriptor.get_field(1)).flatten()
 }
 
 fn bytes_forms() -> HashMap<String, BytesForm> {
@@ -118,33 +108,6 @@ fn enum_form(descriptor: &EnumDescriptor) -> EnumForm {
         }
     }
     form
-}
-
-/// The wrappers of protobuf and those that `proto/` marks (`thethings.json.message` upstream).
-fn wrappers() -> HashSet<String> {
-    const WELL_KNOWN: &[&str] = &[
-        "BoolValue",
-        "BytesValue",
-        "DoubleValue",
-        "FloatValue",
-        "Int32Value",
-        "Int64Value",
-        "StringValue",
-        "UInt32Value",
-        "UInt64Value",
-    ];
-    let option = extension("stackferry.json_wrapper");
-    let marked = proto::pool().all_messages().filter(|m| flag(&m.options(), &option));
-    let marked = marked.map(|m| m.full_name().to_owned());
-    marked.chain(WELL_KNOWN.iter().map(|n| format!("google.protobuf.{n}"))).collect()
-}
-
-/// One of our own options, `stackferry.*`.
-///
-/// # Panics
-/// When `proto/stackferry/wire.proto` has no such extension: names are constants of this program.
-pub(crate) fn extension(name: &str) -> ExtensionDescriptor {
-    proto::pool().get_extension_by_name(name).unwrap_or_else(|| panic!("proto/ has no option {name}"))
 }
 
 fn text(options: &DynamicMessage, option: &ExtensionDescriptor) -> String {

@@ -11,7 +11,7 @@ mod read;
 mod well_known;
 mod write;
 
-use prost_reflect::{DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 
 /// JSON that is not the message it should be. It names the place and the reason, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,11 @@ pub struct Parsed {
 /// Protobuf fields that the descriptor does not know have no JSON form: see [`crate::map::unknown`].
 pub fn to_json(message: &DynamicMessage) -> serde_json::Value {
     write::message(message)
+}
+
+/// The JSON of one value of a field: an item of a list, or the value of a map entry.
+pub(crate) fn value_to_json(field: &FieldDescriptor, value: &Value) -> serde_json::Value {
+    write::single(field, value)
 }
 
 /// Reads a message, leaving out what it has no field for.

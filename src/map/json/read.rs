@@ -14,7 +14,7 @@ use super::{
     form::{self, BytesForm},
     well_known,
 };
-use crate::model::ids::DevAddrPrefix;
+use crate::{map::options, model::ids::DevAddrPrefix};
 
 /// The result of reading one value.
 pub(super) type Read<T> = Result<T, JsonError>;
@@ -60,7 +60,7 @@ impl Reader {
 
     /// A message in the form that is its own, or from an object.
     pub(super) fn message(&mut self, descriptor: &MessageDescriptor, json: &Json) -> Read<DynamicMessage> {
-        if let Some(field) = form::wrapped(descriptor) {
+        if let Some(field) = options::wrapped(descriptor) {
             return self.wrapper(descriptor, &field, json);
         }
         if let Some(read) = well_known::reader(descriptor) {

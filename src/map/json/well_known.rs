@@ -7,11 +7,13 @@ use prost_reflect::{DynamicMessage, MapKey, MessageDescriptor, ReflectMessage as
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    form,
     read::{Read, Reader, base64, expected},
     write,
 };
-use crate::{map::path, proto};
+use crate::{
+    map::{options, path},
+    proto,
+};
 
 /// The JSON of a well-known message; `None` for messages that are written field by field.
 pub(super) fn write(message: &DynamicMessage) -> Option<Json> {
@@ -95,7 +97,7 @@ fn structure(message: &DynamicMessage) -> Json {
     let item = |v: &Value| v.as_message().map_or(Json::Null, structure);
     match (field.name(), value) {
         ("fields", Value::Map(map)) => {
-            let mut sorted: Vec<_> = map.iter().map(|(k, v)| (write::key(k), item(v))).collect();
+            let mut sorted: Vec<_> = map.iter().map(|(k, v)| (path::key(k), item(v))).collect();
             sorted.sort_by(|a, b| a.0.cmp(&b.0));
             Json::Object(sorted.into_iter().collect())
         }
@@ -136,7 +138,7 @@ pub(super) fn inner_descriptor(type_url: &str) -> Option<MessageDescriptor> {
 /// True for messages that JSON does not write field by field.
 pub(super) fn has_own_form(descriptor: &MessageDescriptor) -> bool {
     const OWN: &[&str] = &["Timestamp", "Duration", "FieldMask", "Struct", "ListValue", "Value", "Any"];
-    form::wrapped(descriptor).is_some() || (path::is_leaf(descriptor) && OWN.contains(&descriptor.name()))
+    options::wrapped(descriptor).is_some() || (path::is_leaf(descriptor) && OWN.contains(&descriptor.name()))
 }
 
 /// How a well-known message is read; `None` for messages that are read field by field.

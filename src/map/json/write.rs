@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage as _, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage as _, Value};
 use serde_json::{Map, Value as Json};
 
 use super::{
     form::{self, BytesForm},
     well_known,
 };
-use crate::model::ids::DevAddrPrefix;
+use crate::{
+    map::{options, path},
+    model::ids::DevAddrPrefix,
+};
 
 /// A message as an object, or in the form of its own that protobuf or The Things Stack give it.
 pub(super) fn message(message: &DynamicMessage) -> Json {
     let descriptor = message.descriptor();
-    if let Some(field) = form::wrapped(&descriptor) {
+    if let Some(field) = options::wrapped(&descriptor) {
         return single(&field, &message.get_field(&field));
     }
     if let Some(json) = well_known::write(message) {
@@ -36,26 +39,15 @@ fn any(field: &FieldDescriptor, value: &Value) -> Json {
             let Kind::Message(entry) = field.kind() else { return Json::Null };
             let value_field = entry.map_entry_value_field();
             // Sorted, so that the same message always gives the same text.
-            let sorted: BTreeMap<_, _> = map.iter().map(|(k, v)| (key(k), v)).collect();
+            let sorted: BTreeMap<_, _> = map.iter().map(|(k, v)| (path::key(k), v)).collect();
             Json::Object(sorted.into_iter().map(|(k, v)| (k, single(&value_field, v))).collect())
         }
         value => single(field, value),
     }
 }
 
-/// The text that stands for a map key.
-pub(crate) fn key(key: &MapKey) -> String {
-    match key {
-        MapKey::Bool(k) => k.to_string(),
-        MapKey::I32(k) => k.to_string(),
-        MapKey::I64(k) => k.to_string(),
-        MapKey::U32(k) => k.to_string(),
-        MapKey::U64(k) => k.to_string(),
-        MapKey::String(k) => k.clone(),
-    }
-}
-
-fn single(field: &FieldDescriptor, value: &Value) -> Json {
+/// One value of a field: an item of a list, or the value of a map entry.
+pub(super) fn single(field: &FieldDescriptor, value: &Value) -> Json {
     match value {
         Value::Bool(b) => Json::Bool(*b),
         Value::I32(n) => Json::from(*n),
