@@ -6,13 +6,20 @@
 
 use std::borrow::Cow;
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value,
+};
+
+use super::options;
 
 /// The value at `path`, or `None` where it is absent: a message that is not set, a scalar at its default.
+///
+/// The value inside a wrapper that is set is never absent: `rx2_data_rate_index.value` of 0 is data rate 0.
 pub fn get<'a>(message: &'a DynamicMessage, path: &str) -> Option<Cow<'a, Value>> {
-    let (field, rest) = step(&message.descriptor(), message, path)?;
+    let descriptor = message.descriptor();
+    let (field, rest) = step(&descriptor, message, path)?;
     if !message.has_field(&field) {
-        return None;
+        return options::wrapped(&descriptor).map(|value| Cow::Owned(value.default_value()));
     }
     match (message.get_field(&field), rest) {
         (value, None) => Some(value),
@@ -71,7 +78,8 @@ pub fn child(message: &DynamicMessage, path: &str) -> Option<DynamicMessage> {
     get(message, path).and_then(|v| v.as_message().cloned())
 }
 
-/// Stores `value` at `path`, making the messages on the way.
+/// Stores `value` at `path`, making the messages on the way. A default is stored by storing nothing, so that messages that
+/// mean the same are equal.
 ///
 /// # Panics
 /// When the message has no such path or the value does not fit it: both are this program's own.
@@ -81,6 +89,9 @@ pub fn set(message: &mut DynamicMessage, path: &str, value: Value) {
         panic!("{} has no path {path}", descriptor.name());
     };
     match rest {
+        None if !field.supports_presence() && value.is_default_for_field(&field) => {
+            message.clear_field(&field)
+        }
         None => message.set_field(&field, value),
         Some(rest) => match message.get_field_mut(&field) {
             Value::Message(inner) => set(inner, rest, value),
@@ -179,16 +190,64 @@ pub fn stored(message: &DynamicMessage) -> Vec<String> {
 
 fn collect(message: &DynamicMessage, prefix: &str, out: &mut Vec<String>) {
     for (field, value) in message.fields() {
-        let name = match field.containing_oneof() {
-            Some(oneof) if !oneof.is_synthetic() => format!("{prefix}{}.{}", oneof.name(), field.name()),
-            _ => format!("{prefix}{}", field.name()),
-        };
+        let name = format!("{prefix}{}", segment(&field));
         match value {
             Value::Message(inner) if !is_leaf(&inner.descriptor()) && inner.fields().next().is_some() => {
                 collect(inner, &format!("{name}."), out);
             }
             _ => out.push(name),
         }
+    }
+}
+
+/// A field as a path names it: behind the name of its `oneof`, if it is in one.
+pub fn segment(field: &FieldDescriptor) -> String {
+    match field.containing_oneof() {
+        Some(oneof) if !oneof.is_synthetic() => format!("{}.{}", oneof.name(), field.name()),
+        _ => field.name().to_owned(),
+    }
+}
+
+/// A map key as a path and JSON name it.
+pub fn key(key: &MapKey) -> String {
+    match key {
+        MapKey::Bool(k) => k.to_string(),
+        MapKey::I32(k) => k.to_string(),
+        MapKey::I64(k) => k.to_string(),
+        MapKey::U32(k) => k.to_string(),
+        MapKey::U64(k) => k.to_string(),
+        MapKey::String(k) => k.clone(),
+    }
+}
+
+/// True when `path` is `parent` or lies below it.
+pub fn covers(parent: &str, path: &str) -> bool {
+    path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// `path` without the `value` of a wrapper: masks name `rx1_delay.value`, differences and JSON `rx1_delay`.
+pub fn canonical<'p>(descriptor: &MessageDescriptor, path: &'p str) -> &'p str {
+    let Some(wrapper) = path.strip_suffix(".value") else { return path };
+    if message_at(descriptor, wrapper).is_some_and(|m| options::wrapped(&m).is_some()) {
+        wrapper
+    } else {
+        path
+    }
+}
+
+/// The type of the message at `path`; `None` when something else, or nothing, is there.
+pub fn message_at(descriptor: &MessageDescriptor, path: &str) -> Option<MessageDescriptor> {
+    let (head, rest) = split(path);
+    let Some(field) = descriptor.get_field_by_name(head) else {
+        descriptor.oneofs().find(|o| o.name() == head)?;
+        return message_at(descriptor, rest?);
+    };
+    match field.kind() {
+        Kind::Message(inner) if !field.is_list() && !field.is_map() => match rest {
+            Some(rest) => message_at(&inner, rest),
+            None => Some(inner),
+        },
+        _ => None,
     }
 }
 
@@ -255,6 +314,36 @@ mod tests {
         let device = device();
         assert_eq!(wrapped_flag(&device, "mac_settings.schedule_downlinks"), Some(false));
         assert_eq!(wrapped_flag(&device, "mac_settings.resets_f_cnt"), None);
+    }
+
+    #[test]
+    fn a_wrapper_at_its_default_goes_where_a_mask_of_its_value_takes_it() {
+        let leaf = "mac_settings.schedule_downlinks.value";
+        let device = device();
+        assert_eq!(get(&device, leaf).map(Cow::into_owned), Some(Value::Bool(false)));
+        let projected = project(&device, &[leaf]);
+        assert_eq!(wrapped_flag(&projected, "mac_settings.schedule_downlinks"), Some(false));
+        let mut applied = proto::message("EndDevice");
+        apply(&mut applied, &device, &[leaf]);
+        assert_eq!(applied, projected);
+        assert!(!has(&device, "mac_settings.resets_f_cnt.value"));
+    }
+
+    #[test]
+    fn a_default_is_stored_by_storing_nothing() {
+        let mut device = device();
+        let before = device.clone();
+        set(&mut device, "supports_join", Value::Bool(false));
+        assert_eq!(device, before);
+    }
+
+    #[test]
+    fn only_the_value_of_a_wrapper_is_the_wrapper() {
+        let device = proto::descriptor("EndDevice");
+        assert_eq!(canonical(&device, "mac_settings.rx1_delay.value"), "mac_settings.rx1_delay");
+        let code = "claim_authentication_code.value";
+        assert_eq!(canonical(&device, code), code);
+        assert!(covers("session", "session.keys") && !covers("session", "sessions"));
     }
 
     #[test]
