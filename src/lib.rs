@@ -5,7 +5,11 @@
 pub mod config;
 pub mod map;
 pub mod model;
+pub mod plan;
 pub mod proto;
 pub mod rehearsal;
+pub mod source;
 pub mod step;
+pub mod target;
+pub mod tts;
 pub mod wire;

@@ -109,7 +109,7 @@ impl Failure {
 
 impl From<crate::journal::Error> for Failure {
     fn from(error: crate::journal::Error) -> Self {
-        let hint = error.hint();
+        let hint = Some(error.hint());
         Self::new(Exit::Journal, error, hint)
     }
 }
@@ -122,7 +122,7 @@ impl From<crate::engine::run::RunError> for Failure {
                 (exit::of_call(e), e.hint())
             }
             E::Application(_) => (Exit::Failed, Some("check application.source and the API key".to_owned())),
-            E::Journal(e) => (Exit::Journal, e.hint()),
+            E::Journal(e) => (Exit::Journal, Some(e.hint())),
             E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
             E::Embedded(_) => (Exit::Failed, None),
             E::TooMany { .. } => {

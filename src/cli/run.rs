@@ -108,8 +108,8 @@ pub(super) fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
         })?),
     };
     let pins = Pins { items: config.fingerprint() };
-    let opened = Journal::open(&config.journal.path, key, &pins, &Who::this_process(), &[])?;
-    Ok(opened.journal.into_handle()?)
+    let opened = Journal::open(&config.journal.path, key, &pins, &Who::current(), &[])?;
+    Ok(opened.journal.share()?)
 }
 
 /// The journal when an earlier run made one.

@@ -146,7 +146,7 @@ async fn existing(job: &Job, is_new: bool) -> Result<HashMap<String, Record>, Ru
     if is_new {
         return Ok(HashMap::new());
     }
-    let records = job.target.stack().list_devices(job.target.app(), &owner::readable(Component::Is)).await?;
+    let records = job.target.stack().list_devices(job.target.app(), &owner::whole(Component::Is)).await?;
     Ok(records.into_iter().map(|r| (r.device_id(), r)).collect())
 }
 

@@ -2,8 +2,10 @@
 
 use crate::{
     journal::{self, DeviceKey, JournalHandle},
-    map::snapshot::{self, SnapshotError},
-    plan::transform::{Copy, Found},
+    plan::{
+        sealed::{self, SealedError},
+        transform::{Copy, Found},
+    },
     step::{Event, Illegal, State},
 };
 
@@ -35,7 +37,7 @@ pub enum LogError {
         /// Whose.
         device: String,
         /// What is wrong.
-        source: SnapshotError,
+        source: SealedError,
     },
     /// A seal that the state names is not there.
     #[error("{device}: the journal has no {what}")]
@@ -86,7 +88,7 @@ impl DeviceLog {
             .map_err(|source| LogError::Illegal { device: self.key.to_string(), source })?;
         let body = serde_json::to_vec(event)
             .map_err(|source| LogError::Event { device: self.key.to_string(), source })?;
-        self.journal.append(&self.key, name(event), body, next.name()).await?;
+        self.journal.append(&self.key, name(event), body).await?;
         self.state = next;
         Ok(())
     }
@@ -96,7 +98,7 @@ impl DeviceLog {
     /// # Errors
     /// When the journal fails.
     pub async fn seal_found(&self, kind: &'static str, found: &Found) -> Result<u64, LogError> {
-        Ok(self.journal.seal(&self.key, kind, snapshot::found_to_bytes(found)).await?)
+        Ok(self.journal.seal(&self.key, kind, &sealed::found_to_bytes(found)).await?)
     }
 
     /// Seals the copy that is to be written.
@@ -104,7 +106,7 @@ impl DeviceLog {
     /// # Errors
     /// When the journal fails.
     pub async fn seal_copy(&self, copy: &Copy) -> Result<u64, LogError> {
-        Ok(self.journal.seal(&self.key, "copy", snapshot::copy_to_bytes(copy)).await?)
+        Ok(self.journal.seal(&self.key, "copy", &sealed::copy_to_bytes(copy)).await?)
     }
 
     /// The first snapshot, read from disk.
@@ -129,16 +131,16 @@ impl DeviceLog {
     /// When there is none or it cannot be read.
     pub async fn copy(&self) -> Result<Copy, LogError> {
         let bytes = self.bytes(self.state.reread().map(|(_, copy)| copy), "sealed copy").await?;
-        snapshot::copy_from_bytes(&bytes).map_err(|source| LogError::Snapshot { device: self.key.to_string(), source })
+        sealed::copy_from_bytes(&bytes).map_err(|source| LogError::Snapshot { device: self.key.to_string(), source })
     }
 
     async fn found(&self, id: Option<u64>, what: &'static str) -> Result<Found, LogError> {
         let bytes = self.bytes(id, what).await?;
-        snapshot::found_from_bytes(&bytes)
+        sealed::found_from_bytes(&bytes)
             .map_err(|source| LogError::Snapshot { device: self.key.to_string(), source })
     }
 
-    async fn bytes(&self, id: Option<u64>, what: &'static str) -> Result<zeroize::Zeroizing<Vec<u8>>, LogError> {
+    async fn bytes(&self, id: Option<u64>, what: &'static str) -> Result<journal::Plain, LogError> {
         let id = id.ok_or_else(|| LogError::Missing { device: self.key.to_string(), what })?;
         Ok(self.journal.unseal(id).await?)
     }

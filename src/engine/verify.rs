@@ -33,7 +33,7 @@ pub struct Verified {
 /// # Errors
 /// When the journal or the target cannot be read.
 pub async fn verify(job: &Job, journal: &JournalHandle, in_flight: usize) -> Result<Vec<Verified>, RunError> {
-    let keys = journal.devices().await?;
+    let keys = journal.read(|j| j.devices()).await?;
     let ours = keys.into_iter().filter(|k| k.application == *job.source.app() && !k.device.as_str().is_empty());
     let results: Vec<Option<Verified>> = stream::iter(ours.filter(|k| job.devices.contains(&k.device)))
         .map(|key| device(job, journal, key))

@@ -29,11 +29,7 @@ pub fn leaves(rpc: &str) -> Vec<&'static str> {
 
 /// The deepest of `allowed` that is `path` or a parent of it.
 pub fn cover<'a, S: AsRef<str>>(allowed: &'a [S], path: &str) -> Option<&'a str> {
-    allowed
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|a| path == *a || path.strip_prefix(a).is_some_and(|rest| rest.starts_with('.')))
-        .max_by_key(|a| a.len())
+    allowed.iter().map(AsRef::as_ref).filter(|a| super::path::covers(a, path)).max_by_key(|a| a.len())
 }
 
 /// A `google.protobuf.FieldMask` of these paths.

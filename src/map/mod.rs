@@ -8,4 +8,7 @@ pub mod mask;
 pub mod options;
 pub mod owner;
 pub mod path;
+pub mod replaced;
+pub mod rules;
+
 pub mod unknown;

@@ -29,7 +29,7 @@ fn get_rpc(component: Component) -> &'static str {
 }
 
 /// The mask table of the call that tells a component; the IS takes the whole record on Create, and these on Update.
-fn set_rpc(component: Component) -> &'static str {
+pub fn set_rpc(component: Component) -> &'static str {
     match component {
         Component::Is => "EndDeviceRegistry/Update",
         Component::Js => "JsEndDeviceRegistry/Set",

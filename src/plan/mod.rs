@@ -4,6 +4,7 @@
 pub mod facts;
 pub mod finding;
 pub mod radio;
+pub mod sealed;
 pub mod session;
 pub mod transform;
 
@@ -142,7 +143,12 @@ pub fn devices(
     plans
 }
 
-fn device(input: &Input, existing: &HashMap<String, Record>, facts: &TargetFacts, wishes: &Wishes) -> DevicePlan {
+fn device(
+    input: &Input,
+    existing: &HashMap<String, Record>,
+    facts: &TargetFacts,
+    wishes: &Wishes,
+) -> DevicePlan {
     if let Some(begun) = &input.begun {
         return DevicePlan {
             id: input.id.clone(),
@@ -195,13 +201,16 @@ fn on_target(
     let id = &transformed.copy.id;
     if let Some(record) = existing.get(id) {
         let Some(write) = &transformed.copy.is else {
-            return Some(Finding::new(Kind::IdTaken, format!("{id} is on the target already")).at(Component::Is));
+            return Some(
+                Finding::new(Kind::IdTaken, format!("{id} is on the target already")).at(Component::Is),
+            );
         };
         let ours = path::project(&write.message, &write.paths);
         let differences = diff::diff(&ours, &path::project(&record.0, &write.paths));
         let same_euis = record.dev_eui() == Record(ours).dev_eui();
         return Some(if differences.is_empty() && same_euis {
-            Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be")).at(Component::Is)
+            Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be"))
+                .at(Component::Is)
         } else {
             Finding::new(Kind::IdTaken, format!("{id} is on the target already and differs"))
                 .at(Component::Is)
@@ -220,7 +229,8 @@ fn on_target(
 
 /// The finding for a pair of EUIs that another device of the target has.
 pub fn euis_taken(join_eui: Eui64, dev_eui: Eui64, app: &AppId, device: &DeviceId) -> Finding {
-    let whose = if app.as_str().is_empty() { device.to_string() } else { format!("{device} of application {app}") };
+    let whose =
+        if app.as_str().is_empty() { device.to_string() } else { format!("{device} of application {app}") };
     Finding::new(
         Kind::EuisTaken,
         format!("JoinEUI {join_eui} and DevEUI {dev_eui} are registered on the target as {whose}"),
@@ -248,8 +258,9 @@ fn clashes(plans: &mut [DevicePlan]) {
             if matches!(plan.verdict, Verdict::Move | Verdict::Wait | Verdict::Stop) {
                 plan.verdict = Verdict::Stop;
                 plan.findings.push(
-                    Finding::new(Kind::IdClash, format!("{} would all become `{id}`", names.join(", ")))
-                        .fix("rename one of them at the source, or use transform.device-id = { from = \"eui\" }"),
+                    Finding::new(Kind::IdClash, format!("{} would all become `{id}`", names.join(", "))).fix(
+                        "rename one of them at the source, or use transform.device-id = { from = \"eui\" }",
+                    ),
                 );
             }
         }

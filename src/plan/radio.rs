@@ -30,22 +30,29 @@ pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) ->
     };
     if facts.phy_versions.get(band).is_some_and(|versions| !versions.contains(&phy)) {
         findings.push(
-            Finding::new(Kind::PhyVersion, format!("the target has no PHY version {} for band {band}", phy_name(phy)))
-                .at(Component::Ns)
-                .paths(["lorawan_phy_version"])
-                .fix("choose a PHY version of the target's list at the source"),
+            Finding::new(
+                Kind::PhyVersion,
+                format!("the target has no PHY version {} for band {band}", phy_name(phy)),
+            )
+            .at(Component::Ns)
+            .paths(["lorawan_phy_version"])
+            .fix("choose a PHY version of the target's list at the source"),
         );
     }
     if !matches!(carry, Carry::Keep | Carry::Reset) {
         return findings;
     }
-    let was = found.records.ns.as_ref().map(|ns| path::string(&ns.0, "frequency_plan_id")).unwrap_or_default();
+    let was =
+        found.records.ns.as_ref().map(|ns| path::string(&ns.0, "frequency_plan_id")).unwrap_or_default();
     if was != plan {
         findings.push(
-            Finding::new(Kind::SessionPlanChange, format!("its session runs on {was} and would be moved to {plan}"))
-                .at(Component::Ns)
-                .paths(["frequency_plan_id"])
-                .fix("drop the session of this device, or keep its frequency plan"),
+            Finding::new(
+                Kind::SessionPlanChange,
+                format!("its session runs on {was} and would be moved to {plan}"),
+            )
+            .at(Component::Ns)
+            .paths(["frequency_plan_id"])
+            .fix("drop the session of this device, or keep its frequency plan"),
         );
     }
     findings.extend(defaults(&plan, phy, facts));
@@ -58,8 +65,12 @@ fn no_plan(plan: &str, facts: &TargetFacts) -> Finding {
     } else {
         format!("the target has no frequency plan {plan}")
     };
-    let like: Vec<_> =
-        facts.frequency_plans.keys().filter(|p| p.split('_').next() == plan.split('_').next()).cloned().collect();
+    let like: Vec<_> = facts
+        .frequency_plans
+        .keys()
+        .filter(|p| p.split('_').next() == plan.split('_').next())
+        .cloned()
+        .collect();
     let fix = if like.is_empty() {
         "map it in transform.frequency-plan".to_owned()
     } else {
@@ -71,7 +82,8 @@ fn no_plan(plan: &str, facts: &TargetFacts) -> Finding {
 /// A kept session goes on with its own MAC state; the target will steer it to its own defaults where these differ.
 fn defaults(plan: &str, phy: i32, facts: &TargetFacts) -> Option<Finding> {
     let (source, target) = facts.mac_defaults.get(&(plan.to_owned(), phy))?;
-    let paths: Vec<_> = diff::diff(source, target).into_iter().map(|d| format!("mac_settings.{}", d.path)).collect();
+    let paths: Vec<_> =
+        diff::diff(source, target).into_iter().map(|d| format!("mac_settings.{}", d.path)).collect();
     (!paths.is_empty()).then(|| {
         Finding::new(Kind::DefaultsDiffer, "the MAC defaults of the two networks differ; the session is kept")
             .at(Component::Ns)
@@ -82,5 +94,7 @@ fn defaults(plan: &str, phy: i32, facts: &TargetFacts) -> Option<Finding> {
 
 /// The name of a PHY version, or its number when this build does not know it.
 fn phy_name(phy: i32) -> String {
-    crate::proto::enumeration("PHYVersion").get_value(phy).map_or_else(|| phy.to_string(), |v| v.name().to_owned())
+    crate::proto::enumeration("PHYVersion")
+        .get_value(phy)
+        .map_or_else(|| phy.to_string(), |v| v.name().to_owned())
 }

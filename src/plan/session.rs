@@ -117,9 +117,12 @@ fn session_findings(found: &Found, ns: &Record, carry: Carry, facts: &TargetFact
     }
     match found.records.as_.as_ref().filter(|r| path::has(&r.0, "session")) {
         None => findings.push(
-            Finding::new(Kind::AppSessionMissing, "the Network Server holds a session that the Application Server does not")
-                .at(Component::As)
-                .fix("drop the session of this device (session = \"drop\"), or repair it at the source"),
+            Finding::new(
+                Kind::AppSessionMissing,
+                "the Network Server holds a session that the Application Server does not",
+            )
+            .at(Component::As)
+            .fix("drop the session of this device (session = \"drop\"), or repair it at the source"),
         ),
         Some(as_) => {
             let app_key = "session.keys.app_s_key";
@@ -129,18 +132,21 @@ fn session_findings(found: &Found, ns: &Record, carry: Carry, facts: &TargetFact
                     Finding::new(Kind::AppKeyUnreadable, "the session has no AppSKey that can be read")
                         .at(Component::As)
                         .paths([app_key])
-                        .fix("drop the session of this device, or move it with an API key that may read keys"),
+                        .fix(
+                            "drop the session of this device, or move it with an API key that may read keys",
+                        ),
                 ),
                 None => {}
             }
             let id = "session.keys.session_key_id";
-            if path::bytes(&as_.0, id) != path::bytes(&ns.0, id)
-                || as_.session_addr() != ns.session_addr()
-            {
+            if path::bytes(&as_.0, id) != path::bytes(&ns.0, id) || as_.session_addr() != ns.session_addr() {
                 findings.push(
-                    Finding::new(Kind::SessionMismatch, "Network Server and Application Server hold different sessions")
-                        .paths([id])
-                        .fix("wait for the next uplink of the device, or drop its session"),
+                    Finding::new(
+                        Kind::SessionMismatch,
+                        "Network Server and Application Server hold different sessions",
+                    )
+                    .paths([id])
+                    .fix("wait for the next uplink of the device, or drop its session"),
                 );
             }
         }
@@ -168,10 +174,13 @@ fn unreadable(record: &Record, component: Component, key: &str) -> Option<Findin
     let wrapped = path::has(&record.0, &format!("{key}.encrypted_key"));
     (wrapped && !path::has(&record.0, &format!("{key}.key"))).then(|| {
         let label = path::string(&record.0, &format!("{key}.kek_label"));
-        Finding::new(Kind::AppKeyUnreadable, format!("the key is wrapped with KEK `{label}`, which the API does not give"))
-            .at(component)
-            .paths([key])
-            .fix("ask the operator of the source for the unwrapped key, or drop the session of this device")
+        Finding::new(
+            Kind::AppKeyUnreadable,
+            format!("the key is wrapped with KEK `{label}`, which the API does not give"),
+        )
+        .at(component)
+        .paths([key])
+        .fix("ask the operator of the source for the unwrapped key, or drop the session of this device")
     })
 }
 
@@ -183,8 +192,11 @@ fn pending(ns: &Record) -> Option<Finding> {
     }
     let waits = path::has(&ns.0, "pending_mac_state.queued_join_accept");
     Some(if waits {
-        Finding::new(Kind::PendingJoin, "a join whose accept was never sent is not carried: the device tries again")
-            .at(Component::Ns)
+        Finding::new(
+            Kind::PendingJoin,
+            "a join whose accept was never sent is not carried: the device tries again",
+        )
+        .at(Component::Ns)
     } else {
         Finding::new(Kind::PendingSession, "the device has joined and not sent an uplink yet")
             .at(Component::Ns)

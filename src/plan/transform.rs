@@ -10,7 +10,11 @@ use super::{
     session::{self, Activation, Carry},
 };
 use crate::{
-    map::{mask, owner, path, replaced, rules, unknown},
+    map::{
+        mask, owner, path,
+        replaced::{self, Treatment},
+        rules, unknown,
+    },
     model::{
         device::{Component, Record, Records},
         ids::is_id,
@@ -178,23 +182,30 @@ fn bad_id(id: &str) -> Finding {
     } else {
         "choose another transform.device-id rule".to_owned()
     };
-    Finding::new(Kind::BadId, format!("the target takes no device ID `{id}` (3 to 36 of a-z, 0-9, single dashes)"))
-        .at(Component::Is)
-        .paths(["ids.device_id"])
-        .fix(fix)
+    Finding::new(
+        Kind::BadId,
+        format!("the target takes no device ID `{id}` (3 to 36 of a-z, 0-9, single dashes)"),
+    )
+    .at(Component::Is)
+    .paths(["ids.device_id"])
+    .fix(fix)
 }
 
 fn elsewhere(found: &Found) -> impl Iterator<Item = Finding> {
     found.elsewhere.iter().map(|(component, host)| {
-        Finding::new(Kind::OtherCluster, format!("its {} record is on {host}, which was not asked", component.long()))
-            .at(*component)
-            .fix(format!("add {host} as another host of the source, or move this device from there"))
+        Finding::new(
+            Kind::OtherCluster,
+            format!("its {} record is on {host}, which was not asked", component.long()),
+        )
+        .at(*component)
+        .fix(format!("add {host} as another host of the source, or move this device from there"))
     })
 }
 
 fn partial(found: &Found, activation: Activation) -> Option<Finding> {
     let has = |c| found.records.get(c).is_some();
-    let js_wanted = activation == Activation::Otaa || (activation == Activation::Unknown && has(Component::Js));
+    let js_wanted =
+        activation == Activation::Otaa || (activation == Activation::Unknown && has(Component::Js));
     let missing: Vec<_> = Component::ALL
         .into_iter()
         .filter(|c| !has(*c) && (*c != Component::Js || js_wanted))
@@ -208,12 +219,15 @@ fn partial(found: &Found, activation: Activation) -> Option<Finding> {
         );
     }
     (!missing.is_empty()).then(|| {
-        Finding::new(Kind::Partial, format!("no record in {}: the copy is made without, too", missing.join(", ")))
+        Finding::new(
+            Kind::Partial,
+            format!("no record in {}: the copy is made without, too", missing.join(", ")),
+        )
     })
 }
 
 fn unknown_fields(component: Component, record: &Record) -> Option<Finding> {
-    let fields = unknown::fields(&record.0);
+    let fields = unknown::find(&record.0);
     (!fields.is_empty()).then(|| {
         Finding::new(
             Kind::UnknownFields,
@@ -248,17 +262,29 @@ fn left_behind(component: Component, record: &Record) -> Vec<Finding> {
     }
     if component == Component::Ns && path::wrapped_flag(message, super::MUTE) == Some(false) {
         findings.push(
-            Finding::new(Kind::MutedSource, "was found muted: an earlier attempt or tool did that; the copy is not muted")
-                .at(component)
-                .paths([super::MUTE]),
+            Finding::new(
+                Kind::MutedSource,
+                "was found muted: an earlier attempt or tool did that; the copy is not muted",
+            )
+            .at(component)
+            .paths([super::MUTE]),
         );
     }
-    for row in replaced::table().iter().filter(|r| r.component == component) {
-        if row.treatment == replaced::Treatment::Reported && path::has(message, row.path) {
-            findings.push(Finding::new(Kind::Replaced, row.reason).at(component).paths([row.path]));
-        }
-    }
+    findings.extend(not_taken_over(component, message));
     findings
+}
+
+/// Values that belong to the source, as the one table of them says; server addresses are replaced without a word.
+fn not_taken_over(component: Component, message: &DynamicMessage) -> impl Iterator<Item = Finding> {
+    let own_finding = ["picture", "session.queued_application_downlinks", super::MUTE];
+    let rows = replaced::table().iter().filter(move |row| row.component == component);
+    rows.filter(move |row| match row.treatment {
+        Treatment::Reported => !own_finding.contains(&row.path),
+        Treatment::TargetsOwn => !row.path.starts_with("ids.") && !row.path.ends_with("_server_address"),
+        Treatment::Dropped | Treatment::ServerSet => false,
+    })
+    .filter(|row| path::has(message, row.path))
+    .map(move |row| Finding::new(Kind::Replaced, row.reason).at(component).paths([row.path]))
 }
 
 fn component_message(
@@ -272,8 +298,13 @@ fn component_message(
 ) -> DynamicMessage {
     let writable = owner::writable(component);
     let mut message = path::project(&record.0, &writable);
+    let unmuted = path::wrapped_flag(&message, super::MUTE) == Some(true);
     for row in replaced::table().iter().filter(|r| r.component == component) {
         path::clear(&mut message, row.path);
+    }
+    if unmuted {
+        // Only the muted value is ours; that downlinks are on may be the user's own setting.
+        path::set_wrapped(&mut message, super::MUTE, Value::Bool(true));
     }
     identify(&mut message, record, wishes, id);
     match component {
@@ -297,7 +328,13 @@ fn identify(message: &mut DynamicMessage, record: &Record, wishes: &Wishes, id: 
     }
 }
 
-fn identity(message: &mut DynamicMessage, record: &Record, found: &Found, facts: &TargetFacts, wishes: &Wishes) {
+fn identity(
+    message: &mut DynamicMessage,
+    record: &Record,
+    found: &Found,
+    facts: &TargetFacts,
+    wishes: &Wishes,
+) {
     path::clear(message, "picture");
     addresses(message, record, &[Component::Ns, Component::As, Component::Js], found, facts);
     if wishes.attributes.is_empty() {
@@ -392,7 +429,7 @@ fn invalid(component: Component, message: &DynamicMessage) -> Vec<Finding> {
 
 /// The mask: the deepest allowed path for everything that is stored, and what a kept session needs besides.
 fn write_paths(component: Component, message: &DynamicMessage, carry: Carry) -> Vec<String> {
-    let allowed = owner::writable_paths(component);
+    let allowed = mask::allowed(owner::set_rpc(component));
     let mut paths: Vec<String> = Vec::new();
     let mut push = |p: &str| {
         if p != "ids.dev_addr" && p != STARTED_AT && !paths.iter().any(|q| q == p) {
@@ -407,7 +444,9 @@ fn write_paths(component: Component, message: &DynamicMessage, carry: Carry) -> 
         }
     }
     if component == Component::Ns {
-        ["frequency_plan_id", "lorawan_version", "lorawan_phy_version", "supports_join"].map(&mut push);
+        for always in ["frequency_plan_id", "lorawan_version", "lorawan_phy_version", "supports_join"] {
+            push(always);
+        }
         if matches!(carry, Carry::Keep | Carry::Reset) && path::has(message, "session") {
             for p in NS_SESSION {
                 let is_key_id = *p == "session.keys.session_key_id";
@@ -432,7 +471,7 @@ fn unsupported(component: Component, paths: &[String], facts: &TargetFacts) -> O
 }
 
 fn is_refused(path: &str, refused: &[String]) -> bool {
-    refused.iter().any(|r| path == r || path.strip_prefix(r.as_str()).is_some_and(|rest| rest.starts_with('.')))
+    refused.iter().any(|r| path::covers(r, path))
 }
 
 /// Takes the paths that the target does not know out of what is written; the finding has said so.

@@ -19,8 +19,16 @@ pub trait Source: Send + Sync {
     fn read(&self, device: &DeviceId, listed: Found) -> impl Future<Output = Result<Found, Error>> + Send;
 
     /// Stops (`Some(false)`) or sets back downlinks and join-accepts of a device; `None` leaves the default.
-    fn schedule_downlinks(&self, device: &DeviceId, on: Option<bool>) -> impl Future<Output = Result<(), Error>> + Send;
+    fn schedule_downlinks(
+        &self,
+        device: &DeviceId,
+        on: Option<bool>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Removes one component's record; that there is none is fine.
-    fn clear(&self, device: &DeviceId, component: Component) -> impl Future<Output = Result<(), Error>> + Send;
+    fn clear(
+        &self,
+        device: &DeviceId,
+        component: Component,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 }

@@ -9,11 +9,7 @@ use crate::{
         device::{Component, Record, Records},
         ids::{AppId, DeviceId},
     },
-    plan::{
-        MUTE,
-        facts::host,
-        transform::Found,
-    },
+    plan::{MUTE, facts::host, transform::Found},
     proto,
     tts::Stack,
     wire::Error,
@@ -70,7 +66,7 @@ impl TtsSource {
         if self.others.is_empty() || component == Component::Is {
             return Ok(&self.stack);
         }
-        let is = self.stack.device(Component::Is, &self.app, device, &owner::readable(Component::Is)).await?;
+        let is = self.stack.device(Component::Is, &self.app, device, &owner::whole(Component::Is)).await?;
         Ok(match self.place(component, is.as_ref()) {
             Place::Other(stack) => stack,
             Place::Here | Place::Unknown(_) => &self.stack,
@@ -86,7 +82,7 @@ enum Place<'a> {
 
 impl Source for TtsSource {
     async fn list(&self) -> Result<Vec<Found>, Error> {
-        let records = self.stack.list_devices(&self.app, &owner::readable(Component::Is)).await?;
+        let records = self.stack.list_devices(&self.app, &owner::whole(Component::Is)).await?;
         Ok(records
             .into_iter()
             .map(|is| Found {
@@ -101,7 +97,7 @@ impl Source for TtsSource {
         let mut found = Found { hosts: self.stack.hosts.clone(), ..Found::default() };
         found.records.is = match listed.records.is {
             Some(is) => Some(is),
-            None => self.stack.device(Component::Is, &self.app, device, &owner::readable(Component::Is)).await?,
+            None => self.stack.device(Component::Is, &self.app, device, &owner::whole(Component::Is)).await?,
         };
         for component in [Component::Ns, Component::As, Component::Js] {
             let (stack, unknown) = match self.place(component, found.records.is.as_ref()) {
@@ -113,7 +109,7 @@ impl Source for TtsSource {
                 }
                 Place::Unknown(host) => (&self.stack, Some(host)),
             };
-            let record = stack.device(component, &self.app, device, &owner::readable(component)).await?;
+            let record = stack.device(component, &self.app, device, &owner::whole(component)).await?;
             if let (None, Some(host)) = (&record, unknown) {
                 found.elsewhere.push((component, host));
             }

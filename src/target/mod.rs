@@ -38,7 +38,11 @@ pub trait Target: Send + Sync {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Removes a record; that there is none is fine.
-    fn remove(&self, device: &DeviceId, component: Component) -> impl Future<Output = Result<(), Error>> + Send;
+    fn remove(
+        &self,
+        device: &DeviceId,
+        component: Component,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Which device of the deployment has these EUIs.
     fn holder(

@@ -36,7 +36,12 @@ impl TtsTarget {
 }
 
 impl Target for TtsTarget {
-    async fn read(&self, device: &DeviceId, component: Component, paths: &[String]) -> Result<Option<Record>, Error> {
+    async fn read(
+        &self,
+        device: &DeviceId,
+        component: Component,
+        paths: &[String],
+    ) -> Result<Option<Record>, Error> {
         self.stack.device(component, &self.app, device, paths).await
     }
 

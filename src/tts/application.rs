@@ -38,7 +38,12 @@ impl Stack {
     ///
     /// # Errors
     /// Those of the call; `id_taken` also for an ID that a deleted application still holds.
-    pub async fn create_application(&self, app: &AppId, message: DynamicMessage, owner: &Owner) -> Result<(), Error> {
+    pub async fn create_application(
+        &self,
+        app: &AppId,
+        message: DynamicMessage,
+        owner: &Owner,
+    ) -> Result<(), Error> {
         let mut request = proto::message("CreateApplicationRequest");
         path::set(&mut request, "application", Value::Message(message));
         let (field, id) = match owner {
@@ -81,7 +86,8 @@ impl Stack {
     /// Those of the call.
     pub async fn rights(&self, app: &AppId) -> Result<BTreeSet<String>, Error> {
         let method = "/ttn.lorawan.v3.ApplicationAccess/ListRights";
-        let answer = self.is.unary(method, app_ids(app), Call::safe(About::application(app.as_str()))).await?;
+        let answer =
+            self.is.unary(method, app_ids(app), Call::safe(About::application(app.as_str()))).await?;
         let names = proto::enumeration("Right");
         let rights = path::get(&answer.message, "rights");
         let numbers = rights.as_ref().and_then(|v| v.as_list()).unwrap_or_default();
@@ -122,8 +128,10 @@ impl Stack {
         for (items, message, method, ids) in lists {
             let mut request = proto::message(message);
             set_app(&mut request, ids, app);
-            let answer = self.as_.unary(method, request, Call::safe(About::application(app.as_str()))).await?;
-            let count = path::get(&answer.message, items).and_then(|v| v.as_list().map(<[_]>::len)).unwrap_or(0);
+            let answer =
+                self.as_.unary(method, request, Call::safe(About::application(app.as_str()))).await?;
+            let count =
+                path::get(&answer.message, items).and_then(|v| v.as_list().map(<[_]>::len)).unwrap_or(0);
             counts.push((items, count));
         }
         Ok(counts)

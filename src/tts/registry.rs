@@ -107,7 +107,12 @@ impl Stack {
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn delete_device(&self, component: Component, app: &AppId, device: &DeviceId) -> Result<bool, Error> {
+    pub async fn delete_device(
+        &self,
+        component: Component,
+        app: &AppId,
+        device: &DeviceId,
+    ) -> Result<bool, Error> {
         let mut request = proto::message("EndDeviceIdentifiers");
         set_app(&mut request, "application_ids", app);
         path::set(&mut request, "device_id", Value::String(device.as_str().to_owned()));
@@ -123,7 +128,11 @@ impl Stack {
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn device_by_euis(&self, join_eui: Eui64, dev_eui: Eui64) -> Result<Option<(AppId, DeviceId)>, Error> {
+    pub async fn device_by_euis(
+        &self,
+        join_eui: Eui64,
+        dev_eui: Eui64,
+    ) -> Result<Option<(AppId, DeviceId)>, Error> {
         let mut request = proto::message("GetEndDeviceIdentifiersForEUIsRequest");
         path::set(&mut request, "join_eui", Value::Bytes(join_eui.0.to_vec().into()));
         path::set(&mut request, "dev_eui", Value::Bytes(dev_eui.0.to_vec().into()));

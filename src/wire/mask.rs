@@ -79,6 +79,13 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Those of `paths` that the server has refused for `method` in this run.
+    pub fn refused(&self, method: &'static str, paths: &[String]) -> Vec<String> {
+        self.masks().split(method, paths).1
+    }
+}
+
 /// Reads by their names in The Things Stack: `Get`, `GetIdentifiersForEUIs`, `List`, `ListRights`, …
 fn is_read(method: &str) -> bool {
     short(method).rsplit('/').next().is_some_and(|name| name.starts_with("Get") || name.starts_with("List"))

@@ -3,22 +3,25 @@
 //! The bytes hold keys. They are made for [`crate::journal`], which encrypts them, and wiped when dropped.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost_reflect::{DynamicMessage, prost::Message as _};
+use prost_reflect::{
+    DynamicMessage,
+    prost::{DecodeError, Message as _},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::{
+    facts::Hosts,
+    transform::{Copy, Found, Write},
+};
 use crate::{
     model::device::{Component, Record},
-    plan::{
-        facts::Hosts,
-        transform::{Copy, Found, Write},
-    },
     proto,
 };
 
 /// Why sealed bytes cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
+pub enum SealedError {
     /// Not the JSON that was sealed.
     #[error("the sealed snapshot has another form: {0}")]
     Form(#[from] serde_json::Error),
@@ -27,7 +30,7 @@ pub enum SnapshotError {
     Base64(#[from] base64::DecodeError),
     /// A record in it is not an end device.
     #[error("a record in the sealed snapshot is damaged: {0}")]
-    Record(#[from] prost_reflect::prost::DecodeError),
+    Record(#[from] DecodeError),
     /// Written by a newer version.
     #[error("the sealed snapshot has format {0}, this build reads 1")]
     Version(u32),
@@ -70,7 +73,7 @@ pub fn found_to_bytes(found: &Found) -> Zeroizing<Vec<u8>> {
 ///
 /// # Errors
 /// When the bytes are not what [`found_to_bytes`] made.
-pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SnapshotError> {
+pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SealedError> {
     let sealed: SealedFound = serde_json::from_slice(bytes)?;
     check(sealed.format)?;
     let [ns, as_, js] = sealed.hosts;
@@ -100,7 +103,7 @@ pub fn copy_to_bytes(copy: &Copy) -> Zeroizing<Vec<u8>> {
 ///
 /// # Errors
 /// When the bytes are not what [`copy_to_bytes`] made.
-pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SnapshotError> {
+pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SealedError> {
     let sealed: SealedCopy = serde_json::from_slice(bytes)?;
     check(sealed.format)?;
     let mut copy = Copy { id: sealed.id, ..Copy::default() };
@@ -110,15 +113,15 @@ pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SnapshotError> {
     Ok(copy)
 }
 
-fn check(format: u32) -> Result<(), SnapshotError> {
-    if format == FORMAT { Ok(()) } else { Err(SnapshotError::Version(format)) }
+fn check(format: u32) -> Result<(), SealedError> {
+    if format == FORMAT { Ok(()) } else { Err(SealedError::Version(format)) }
 }
 
 fn encode(message: &DynamicMessage) -> String {
     BASE64_STANDARD.encode(Zeroizing::new(message.encode_to_vec()))
 }
 
-fn decode(text: &str) -> Result<DynamicMessage, SnapshotError> {
+fn decode(text: &str) -> Result<DynamicMessage, SealedError> {
     let bytes = Zeroizing::new(BASE64_STANDARD.decode(text)?);
     Ok(DynamicMessage::decode(proto::descriptor("EndDevice"), bytes.as_slice())?)
 }
