@@ -8,4 +8,5 @@ pub mod mask;
 pub mod options;
 pub mod owner;
 pub mod path;
+pub mod replaced;
 pub mod unknown;
