@@ -141,41 +141,36 @@ fn items(
     at: &str,
     out: &mut Vec<Difference>,
 ) {
-    let below = match (left, right) {
-        (Some(Value::Message(l)), Some(Value::Message(r))) if same(l, r) => return,
-        (Some(Value::Message(l)), Some(Value::Message(r))) if !is_one_value(l) => (l, r),
-        (Some(Value::Message(only)), None) | (None, Some(Value::Message(only)))
-            if !is_one_value(only) && !is_empty(only) =>
-        {
-            let none = DynamicMessage::new(only.descriptor());
-            let (l, r) = if left.is_some() { (only, &none) } else { (&none, only) };
-            messages(l, r, &format!("{at}."), out);
-            return;
+    let shown = |value: Option<&Value>| value.map(|v| Shown::of(at, field, v));
+    let whole = || Difference { path: at.to_owned(), left: shown(left), right: shown(right) };
+    let (l, r) = (left.and_then(Value::as_message), right.and_then(Value::as_message));
+    let Some(some) = l.or(r) else {
+        if left != right {
+            out.push(whole());
         }
-        (l, r) => {
-            if l != r {
-                let shown = |value: Option<&Value>| value.map(|v| Shown::of(at, field, v));
-                out.push(Difference { path: at.to_owned(), left: shown(l), right: shown(r) });
-            }
-            return;
-        }
+        return;
     };
-    messages(below.0, below.1, &format!("{at}."), out);
+    let none = DynamicMessage::new(some.descriptor());
+    let mut below = Vec::new();
+    messages(l.unwrap_or(&none), r.unwrap_or(&none), &format!("{at}."), &mut below);
+    let one_sided = l.is_some() != r.is_some();
+    if is_one_value(some) {
+        // Of one value there is one difference, next to the fields that are unknown in it.
+        let all = below.len();
+        below.retain(|d| d.path.rsplit('.').next().is_some_and(|last| last.starts_with('#')));
+        if one_sided || below.len() < all {
+            out.push(whole());
+        }
+    } else if one_sided && below.is_empty() {
+        out.push(whole());
+    }
+    out.append(&mut below);
 }
 
 /// Well-known messages and wrappers are shown whole.
 fn is_one_value(message: &DynamicMessage) -> bool {
     let descriptor = message.descriptor();
     path::is_leaf(&descriptor) || options::wrapped(&descriptor).is_some()
-}
-
-fn is_empty(message: &DynamicMessage) -> bool {
-    message.fields().next().is_none() && message.unknown_fields().next().is_none()
-}
-
-/// Equal in meaning: a default that is stored equals one that is not.
-fn same(left: &DynamicMessage, right: &DynamicMessage) -> bool {
-    left == right || diff(left, right).is_empty()
 }
 
 fn unknown(left: &DynamicMessage, right: &DynamicMessage, prefix: &str, out: &mut Vec<Difference>) {
@@ -196,3 +191,6 @@ fn unknown(left: &DynamicMessage, right: &DynamicMessage, prefix: &str, out: &mu
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,5 +10,4 @@ pub mod owner;
 pub mod path;
 pub mod replaced;
 pub mod rules;
-
 pub mod unknown;

@@ -5,7 +5,7 @@ use prost_reflect::{DynamicMessage, Kind, ReflectMessage as _, Value};
 
 use super::*;
 use crate::{
-    map::{mask, options, path},
+    map::{mask, options, owner, path},
     model::device::Component,
 };
 
@@ -58,6 +58,18 @@ fn generated_devices_keep_the_rules() {
         for component in Component::ALL {
             let broken = broken_rules(&device(seed, component), "");
             assert_eq!(broken, Vec::<String>::new(), "seed {seed}, {component}");
+        }
+    }
+}
+
+#[test]
+fn the_mask_of_everything_writable_carries_a_generated_device_whole() {
+    for seed in 0..SEEDS {
+        for component in Component::ALL {
+            let device = device(seed, component);
+            let mut mask = owner::writable(component);
+            mask.push("ids".to_owned());
+            assert!(path::project(&device, &mask) == device, "seed {seed}, {component}");
         }
     }
 }

@@ -254,7 +254,8 @@ fn structure_of(name: &str, json: &Json) -> DynamicMessage {
         (_, Json::Number(n)) => ("number_value", Value::F64(n.as_f64().unwrap_or_default())),
         (_, Json::Null) => ("null_value", Value::EnumNumber(0)),
     };
-    message.set_field_by_name(field, content);
+    // The members of `Value` are in a `oneof` and always stored; an empty list or map is stored by storing nothing.
+    path::set(&mut message, field, content);
     message
 }
 
