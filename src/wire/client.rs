@@ -258,14 +258,9 @@ impl Client {
         let result = timeout(left, exchange)
             .await
             .unwrap_or_else(|_| Err(Failure::after(Kind::Deadline, late()).into()));
-        let doubtful = match result.as_ref().map_err(|refusal| &refusal.failure.kind) {
-            // It ended, or takes no new calls after GOAWAY.
-            Err(Kind::Unreachable) => true,
-            // Not one byte since: perhaps nobody is there any more.
-            Err(Kind::Deadline) => connection.silent_since(started),
-            _ => false,
-        };
-        if doubtful {
+        let late = result.as_ref().is_err_and(|refusal| refusal.failure.kind == Kind::Deadline);
+        if late && connection.silent_since(started) {
+            // Not one byte since: perhaps nobody is there any more. The next call finds out on a new connection.
             self.0.link.discard(&connection);
         }
         result

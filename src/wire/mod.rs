@@ -2,6 +2,7 @@
 //! and why, is known elsewhere.
 
 mod client;
+pub mod codec;
 mod connection;
 mod endpoint;
 mod error;

@@ -153,6 +153,31 @@ async fn a_server_that_says_go_away_is_called_on_a_new_connection() {
 }
 
 #[tokio::test]
+async fn a_connection_that_lingers_after_go_away_takes_no_new_calls() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Hang,
+        1 => Reply::GoAway(device("meter-1")),
+        _ => Reply::Message(device("meter-1"), vec![]),
+    })
+    .await;
+    let client = client(server.endpoint.clone());
+    // The first call keeps the old connection open.
+    let lingering = tokio::spawn({
+        let client = client.clone();
+        async move { create(&client).await }
+    });
+    while server.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    create(&client).await.expect("answers");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    create(&client).await.expect("answers on a new connection");
+    assert_eq!((server.calls(), server.connections()), (3, 2));
+    assert!(!lingering.is_finished());
+    lingering.abort();
+}
+
+#[tokio::test]
 async fn a_slow_answer_ends_with_the_deadline_of_the_call() {
     let server = Server::start(|_, _| Reply::Hang).await;
     let call = Call { deadline: Some(Duration::from_millis(50)), repeat: Repeat::Never, about: about() };

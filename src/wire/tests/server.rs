@@ -86,6 +86,8 @@ impl Server {
         let (seen, connections) = (server.seen.clone(), server.connections.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // Else GOAWAY would wait for the client's delayed acknowledgement.
+                stream.set_nodelay(true).expect("a socket");
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (script, seen, tls) = (script.clone(), seen.clone(), tls.clone());
                 tokio::spawn(async move {
