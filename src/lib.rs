@@ -1,5 +1,6 @@
 //! stackferry moves a LoRaWAN fleet from one network stack to another.
 
+pub mod journal;
 pub mod map;
 pub mod model;
 pub mod proto;
