@@ -3,6 +3,7 @@
 //! The rooms and who may call whom are in `ARCHITECTURE.md`.
 
 pub mod config;
+pub mod engine;
 pub mod journal;
 pub mod map;
 pub mod model;

@@ -41,7 +41,12 @@ impl ApplicationState {
     ///
     /// # Errors
     /// Those of the calls, and a missing source application.
-    pub async fn read(source: &Stack, app: &AppId, target: &Stack, target_app: &AppId) -> Result<Self, ApplicationError> {
+    pub async fn read(
+        source: &Stack,
+        app: &AppId,
+        target: &Stack,
+        target_app: &AppId,
+    ) -> Result<Self, ApplicationError> {
         let mut paths: Vec<_> = COPIED.iter().map(|p| (*p).to_owned()).collect();
         paths.extend(["contact_info", "administrative_contact", "technical_contact"].map(str::to_owned));
         let found = source.application(app, &paths).await?;
@@ -71,13 +76,18 @@ impl ApplicationState {
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Some(target) = &self.target {
-            let differences = diff::diff(&path::project(&self.source, COPIED), &path::project(target, COPIED));
-            findings.extend(differs("the application is on the target already and stays as it is", differences));
+            let differences =
+                diff::diff(&path::project(&self.source, COPIED), &path::project(target, COPIED));
+            findings
+                .extend(differs("the application is on the target already and stays as it is", differences));
         }
         if let (Some(ours), Some(theirs)) = (&self.source_link, &self.target_link) {
             let paths: Vec<_> = path::stored(ours);
             let differences = diff::diff(&path::project(ours, &paths), &path::project(theirs, &paths));
-            findings.extend(differs("the default payload formatters of the target stay as they are", differences));
+            findings.extend(differs(
+                "the default payload formatters of the target stay as they are",
+                differences,
+            ));
         }
         for contact in ["contact_info", "administrative_contact", "technical_contact"] {
             if path::has(&self.source, contact) {

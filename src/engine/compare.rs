@@ -15,9 +15,14 @@ use crate::{
 fn moving(component: Component) -> &'static [&'static str] {
     match component {
         Component::Is => &["updated_at", "last_seen_at", "activated_at"],
-        Component::Js => {
-            &["updated_at", "used_dev_nonces", "last_dev_nonce", "last_join_nonce", "last_rj_count_0", "last_rj_count_1"]
-        }
+        Component::Js => &[
+            "updated_at",
+            "used_dev_nonces",
+            "last_dev_nonce",
+            "last_join_nonce",
+            "last_rj_count_0",
+            "last_rj_count_1",
+        ],
         Component::As => &["updated_at", "pending_session", "session.last_a_f_cnt_down"],
         Component::Ns => &[
             "updated_at",
@@ -101,7 +106,9 @@ fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
 /// True when traffic changes this path by itself.
 pub fn is_moving(component: Component, path: &str) -> bool {
     component == Component::Ns && is_session(path)
-        || moving(component).iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
+        || moving(component)
+            .iter()
+            .any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
 }
 
 fn is_session(path: &str) -> bool {
@@ -112,7 +119,11 @@ fn is_session(path: &str) -> bool {
 }
 
 /// Compares a record of the source with its sealed snapshot: the paths that somebody changed while it was muted.
-pub fn changed_while_muted(component: Component, sealed: Option<&Record>, now: Option<&Record>) -> Vec<String> {
+pub fn changed_while_muted(
+    component: Component,
+    sealed: Option<&Record>,
+    now: Option<&Record>,
+) -> Vec<String> {
     match (sealed, now) {
         (None, None) => Vec::new(),
         (Some(sealed), Some(now)) => {

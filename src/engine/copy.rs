@@ -132,13 +132,18 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             Some(record) => {
                 if component == Component::Ns && compare::lives(&write, record) {
                     return Err(Trouble::Block(
-                        Finding::new(Kind::LiveOnTarget, format!("{id} has joined or sent on the target since"))
-                            .at(component)
-                            .fix("leave it there: see what differs, set it right by hand, then run again"),
+                        Finding::new(
+                            Kind::LiveOnTarget,
+                            format!("{id} has joined or sent on the target since"),
+                        )
+                        .at(component)
+                        .fix("leave it there: see what differs, set it right by hand, then run again"),
                     ));
                 }
                 let ours = self.log.state().has(Step::Create(component));
-                if let (false, Standing::Different(paths)) = (ours, compare::standing(component, &write, record)) {
+                if let (false, Standing::Different(paths)) =
+                    (ours, compare::standing(component, &write, record))
+                {
                     return Err(Trouble::Block(not_equal(component, paths)));
                 }
                 self.intent(step).await?;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::{ClearMode, ClearWhen},
+    map::path,
     model::{device::Component, ids::DeviceId},
     plan::{
         self, MUTE,
@@ -18,7 +19,6 @@ use crate::{
         session::Carry,
         transform::{self, Copy, Found, STARTED_AT, Transformed},
     },
-    map::path,
     source::Source,
     step::{Event as Logged, Mute, Next, Recipe, Step, Strategy},
     target::Target,
@@ -26,6 +26,7 @@ use crate::{
 };
 
 /// What all devices of one application share.
+#[derive(Debug)]
 pub struct Context<S, T> {
     /// Where from.
     pub source: S,
@@ -52,10 +53,7 @@ pub(super) enum Trouble {
     /// The device cannot be moved: undo what was done.
     Refuse(Finding),
     /// Nothing is wrong with the device; the next run goes on.
-    Retry {
-        why: String,
-        maybe_applied: bool,
-    },
+    Retry { why: String, maybe_applied: bool },
     /// A person must look at it; nothing more is done to it.
     Block(Finding),
     /// It has to wait.
@@ -71,6 +69,7 @@ impl From<LogError> for Trouble {
 }
 
 /// One device on its way.
+#[derive(Debug)]
 pub struct Mover<'a, S, T> {
     pub(super) ctx: &'a Context<S, T>,
     pub(super) name: DeviceName,
@@ -111,14 +110,19 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                 }
                 Next::Step(step) => step,
             };
-            if self.ctx.hold && matches!(step, Step::CheckSnapshot | Step::Clear(_)) && self.log.state().verified() {
+            if self.ctx.hold
+                && matches!(step, Step::CheckSnapshot | Step::Clear(_))
+                && self.log.state().verified()
+            {
                 return Ok(Outcome::Waiting("verified; the clear is on hold (clear.hold)".into()));
             }
             match self.step(step).await {
                 Ok(()) => {
                     self.ctx.events.send(Event::Step { device: self.name.clone(), step });
                 }
-                Err(Trouble::Refuse(finding)) if step == Step::Snapshot => return Ok(Outcome::Refused(vec![finding])),
+                Err(Trouble::Refuse(finding)) if step == Step::Snapshot => {
+                    return Ok(Outcome::Refused(vec![finding]));
+                }
                 Err(Trouble::Refuse(finding)) => {
                     let undo = Logged::Undo { kind: finding.kind.name().into(), why: finding.to_string() };
                     if self.log.state().apply(&undo).is_err() {
@@ -230,7 +234,10 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         if let (Some(_), Some(ns)) = (mute, &found.records.ns)
             && path::wrapped_flag(&ns.0, MUTE) != Some(false)
         {
-            return Err(Trouble::Refuse(changed("it was unmuted at the source after we muted it", Component::Ns)));
+            return Err(Trouble::Refuse(changed(
+                "it was unmuted at the source after we muted it",
+                Component::Ns,
+            )));
         }
         for component in Component::ALL {
             if first.records.get(component).is_some() != found.records.get(component).is_some() {

@@ -110,7 +110,12 @@ pub async fn application(
     Ok((plan, Prepared { state, facts: Arc::new(facts), found }))
 }
 
-async fn rights(side: &str, stack: &Stack, app: &AppId, needed: &[&str]) -> Result<Option<Finding>, RunError> {
+async fn rights(
+    side: &str,
+    stack: &Stack,
+    app: &AppId,
+    needed: &[&str],
+) -> Result<Option<Finding>, RunError> {
     let has = stack.rights(app).await?;
     if has.contains("RIGHT_ALL") || has.contains("RIGHT_APPLICATION_ALL") {
         return Ok(None);
@@ -119,7 +124,9 @@ async fn rights(side: &str, stack: &Stack, app: &AppId, needed: &[&str]) -> Resu
     Ok((!missing.is_empty()).then(|| {
         Finding::new(Kind::Rights, format!("the API key of the {side} lacks rights on application {app}"))
             .paths(missing)
-            .fix(format!("in the Console of the {side}: Applications, {app}, API keys: give the key these rights"))
+            .fix(format!(
+                "in the Console of the {side}: Applications, {app}, API keys: give the key these rights"
+            ))
     }))
 }
 
@@ -209,7 +216,8 @@ async fn holder(
     existing: &HashMap<String, Record>,
 ) -> Result<Option<(AppId, DeviceId)>, RunError> {
     let records = || found.records.present().map(|(_, r)| r);
-    let (Some(join_eui), Some(dev_eui)) = (records().find_map(Record::join_eui), records().find_map(Record::dev_eui))
+    let (Some(join_eui), Some(dev_eui)) =
+        (records().find_map(Record::join_eui), records().find_map(Record::dev_eui))
     else {
         return Ok(None);
     };
@@ -228,9 +236,12 @@ async fn mac_defaults(
     job: &Job,
     facts: &mut TargetFacts,
 ) -> Result<(), RunError> {
-    let with_session = inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
+    let with_session =
+        inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
     let pairs: BTreeSet<_> = with_session
-        .filter_map(|r| Some((radio::plan_for(r, &job.wishes)?, path::number(&r.0, "lorawan_phy_version") as i32)))
+        .filter_map(|r| {
+            Some((radio::plan_for(r, &job.wishes)?, path::number(&r.0, "lorawan_phy_version") as i32))
+        })
         .collect();
     for (plan, phy) in pairs {
         let ours = source.default_mac_settings(&plan, phy).await?;

@@ -67,7 +67,9 @@ impl DeviceLog {
         for event in journal.events(&key).await? {
             let logged: Event = serde_json::from_slice(&event.body)
                 .map_err(|source| LogError::Event { device: key.to_string(), source })?;
-            state = state.apply(&logged).map_err(|source| LogError::Illegal { device: key.to_string(), source })?;
+            state = state
+                .apply(&logged)
+                .map_err(|source| LogError::Illegal { device: key.to_string(), source })?;
         }
         Ok(Self { journal, key, state: state.resumed() })
     }
@@ -131,7 +133,8 @@ impl DeviceLog {
     /// When there is none or it cannot be read.
     pub async fn copy(&self) -> Result<Copy, LogError> {
         let bytes = self.bytes(self.state.reread().map(|(_, copy)| copy), "sealed copy").await?;
-        sealed::copy_from_bytes(&bytes).map_err(|source| LogError::Snapshot { device: self.key.to_string(), source })
+        sealed::copy_from_bytes(&bytes)
+            .map_err(|source| LogError::Snapshot { device: self.key.to_string(), source })
     }
 
     async fn found(&self, id: Option<u64>, what: &'static str) -> Result<Found, LogError> {

@@ -7,6 +7,6 @@ pub mod device;
 pub mod event;
 pub mod gather;
 pub mod log;
-pub mod rehearse;
+
 pub mod run;
 pub mod verify;

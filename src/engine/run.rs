@@ -144,7 +144,12 @@ impl Dispatcher<'_> {
     /// # Errors
     /// When the journal fails, an application cannot be created, or the plan clears more than is allowed. What happens
     /// to single devices is in the summary.
-    pub async fn carry_out(&self, jobs: Vec<Job>, plan: &Plan, prepared: Vec<Prepared>) -> Result<Summary, RunError> {
+    pub async fn carry_out(
+        &self,
+        jobs: Vec<Job>,
+        plan: &Plan,
+        prepared: Vec<Prepared>,
+    ) -> Result<Summary, RunError> {
         let going = plan.count(goes);
         let clears = !matches!(self.pace.clear, ClearMode::Nothing | ClearMode::Mute) && !self.pace.hold;
         let max = self.pace.max_devices;

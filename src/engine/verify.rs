@@ -34,7 +34,8 @@ pub struct Verified {
 /// When the journal or the target cannot be read.
 pub async fn verify(job: &Job, journal: &JournalHandle, in_flight: usize) -> Result<Vec<Verified>, RunError> {
     let keys = journal.read(|j| j.devices()).await?;
-    let ours = keys.into_iter().filter(|k| k.application == *job.source.app() && !k.device.as_str().is_empty());
+    let ours =
+        keys.into_iter().filter(|k| k.application == *job.source.app() && !k.device.as_str().is_empty());
     let results: Vec<Option<Verified>> = stream::iter(ours.filter(|k| job.devices.contains(&k.device)))
         .map(|key| device(job, journal, key))
         .buffer_unordered(in_flight.max(1))
@@ -48,7 +49,9 @@ pub async fn verify(job: &Job, journal: &JournalHandle, in_flight: usize) -> Res
 async fn device(job: &Job, journal: &JournalHandle, key: DeviceKey) -> Result<Option<Verified>, RunError> {
     let device = DeviceName { app: key.application.clone(), device: key.device.clone() };
     let log = DeviceLog::open(journal.clone(), key).await?;
-    let Some(recipe) = log.state().recipe().filter(|_| log.state().reread().is_some()) else { return Ok(None) };
+    let Some(recipe) = log.state().recipe().filter(|_| log.state().reread().is_some()) else {
+        return Ok(None);
+    };
     let target_id = recipe.target_id.clone();
     let copy = log.copy().await?;
     let mut found = Verified { device, target_id: target_id.clone(), differences: Vec::new(), lives: false };
