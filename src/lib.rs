@@ -15,3 +15,5 @@ pub mod step;
 pub mod target;
 pub mod tts;
 pub mod wire;
+pub mod cli;
+pub mod report;

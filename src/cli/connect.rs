@@ -248,7 +248,7 @@ fn settings(side: Side, config: &Config, events: &Sink) -> Settings {
         deadline: limits.deadline,
         connect_timeout: limits.connect_timeout,
         max_message: limits.max_message,
-        limit: limit.map(|r| wire::Rate { calls: r.calls, per: r.per }),
+        limit: limit.map(|r| wire::Rate::new(r.calls, r.per)),
         observer: Arc::new(events.clone()),
         ..Settings::new(side)
     }
@@ -278,7 +278,7 @@ pub async fn start(rehearsal: &Rehearsal, which: Side) -> Result<Embedded, Failu
         net_id: rehearsal.net_id,
         dev_addr_prefixes: rehearsal.dev_addr_prefixes.clone(),
         state: rehearsal.state.clone(),
-        rate_limit: rehearsal.rate_limit.map(|r| rehearsal::RateLimit::per_entity(r.calls, r.per)),
+        rate_limit: rehearsal.rate_limit.map(|r| rehearsal::RateLimit::per_entity(r.calls.get(), r.per)),
         ..rehearsal::Settings::default()
     };
     let tts = Tts::new(settings).map_err(|e| failed(&e))?;

@@ -4,10 +4,11 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 
-use super::{Exit, Failure, connect, load, run};
+use super::{Exit, Failure, connect, load};
 use crate::{
     config::{ClearWhen, Config, Rehearsal, Side},
     engine::{event::Sink, rehearse, run::Stop},
+    model::ids::NetId,
     report::{Terminal, progress},
     wire,
 };
@@ -48,20 +49,28 @@ pub(super) async fn run(arguments: &RehearseArguments, terminal: &Terminal, verb
         config.journal.path = folder.path.join("rehearsal.journal");
         config.journal.seal_key = None;
         let sides = connect::with_embedded(&config, Some(source), target, &sink).await?;
-        run::carry_out(&config, sides, true, terminal, sink, &stop).await
+        super::run::carry_out(&config, sides, true, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };
     let again = format!("stackferry run {}", arguments.config.display());
     terminal.talk("this was a rehearsal: the source was only read, and nothing was written to the target");
-    Ok(run::close(&summary, begun, &again, terminal))
+    Ok(super::run::close(&summary, begun, &again, terminal))
 }
 
 /// The settings of an embedded stack: the configuration's own, or plain ones that take on the real side's facts.
 fn settings(side: &Side) -> Rehearsal {
     match side {
         Side::Rehearsal(rehearsal) => Rehearsal { devices: None, application: None, state: None, ..rehearsal.clone() },
-        Side::Tts(stack) => Rehearsal { host: stack.network_server.host.clone(), ..Rehearsal::default() },
+        Side::Tts(stack) => Rehearsal {
+            devices: None,
+            application: None,
+            net_id: NetId([0; 3]),
+            dev_addr_prefixes: Vec::new(),
+            host: stack.network_server.host.clone(),
+            state: None,
+            rate_limit: None,
+        },
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
         })?),
     };
     let pins = Pins { items: config.fingerprint() };
-    let opened = Journal::open(&config.journal.path, key, &pins, &Who::current(), &[])?;
+    let opened = Journal::open(&config.journal.path, &key, &pins, &Who::current(), &[])?;
     Ok(opened.journal.share()?)
 }
 

@@ -8,5 +8,6 @@ pub mod event;
 pub mod gather;
 pub mod log;
 
+pub mod rehearse;
 pub mod run;
 pub mod verify;

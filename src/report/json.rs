@@ -78,7 +78,7 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::Refused(findings) => json!({ "outcome": "refused", "findings": self::findings(findings) }),
         Outcome::Stopped(why) => json!({ "outcome": "stopped", "why": why }),
         Outcome::Blocked(finding) => {
-            json!({ "outcome": "blocked", "findings": self::findings(std::slice::from_ref(finding)) })
+            json!({ "outcome": "blocked", "findings": findings(std::slice::from_ref(finding)) })
         }
     }
 }

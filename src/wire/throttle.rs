@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    num::NonZeroU32,
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -39,6 +40,11 @@ pub struct Rate {
 pub struct RateError(String);
 
 impl Rate {
+    /// `count` calls in each period.
+    pub fn new(count: NonZeroU32, per: Duration) -> Self {
+        Self { count: count.get(), per }
+    }
+
     /// `count` calls each minute; 0 counts as 1.
     pub fn per_minute(count: u32) -> Self {
         Self { count: count.max(1), per: Duration::from_mins(1) }
