@@ -1,3 +1,5 @@
 //! The embedded The Things Stack: real gRPC servers with the real rules, for rehearsals, the quickstart and the tests.
 
+pub mod device;
+pub mod lorawan;
 pub mod store;
