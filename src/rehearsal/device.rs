@@ -449,8 +449,9 @@ fn stored_session(ns: &DynamicMessage, as_: Option<&DynamicMessage>) -> Option<S
     let last_f_cnt_up = counter(ns, "session.last_f_cnt_up");
     let heard = last_f_cnt_up > 0 || path::has(ns, "mac_state.recent_uplinks");
     let last_n = counter(ns, "session.last_n_f_cnt_down");
-    // 0 stands for "none yet" as well as for "0 was sent": only the recent downlinks tell.
-    let sent = last_n > 0 || path::has(ns, "mac_state.recent_downlinks");
+    // 0 stands for "none yet" as well as for "0 was sent": only the recent downlinks tell, of which a join-accept is
+    // the first.
+    let sent = last_n > 0 || last_downlink_is_data(ns);
     Some(Session {
         dev_addr: DevAddr::from_bytes(&path::bytes(ns, "session.dev_addr"))?,
         version,
@@ -467,6 +468,13 @@ fn stored_session(ns: &DynamicMessage, as_: Option<&DynamicMessage>) -> Option<S
             f_nwk_s_int,
         },
     })
+}
+
+fn last_downlink_is_data(ns: &DynamicMessage) -> bool {
+    const JOIN_ACCEPT: u64 = 1;
+    let recent = path::get(ns, "mac_state.recent_downlinks");
+    let last = recent.iter().filter_map(|v| v.as_list()).flatten().next_back();
+    last.and_then(|v| v.as_message()).is_some_and(|m| path::number(m, "payload.m_hdr.m_type") != JOIN_ACCEPT)
 }
 
 /// The AS counts a downlink when it is queued: what still waits in the Network Server has not been sent.

@@ -1,5 +1,6 @@
 //! The embedded The Things Stack: real gRPC servers with the real rules, for rehearsals, the quickstart and the tests.
 
+pub mod air;
 pub mod device;
 pub mod lorawan;
 pub mod store;
