@@ -322,75 +322,105 @@ fn deliver(device: &mut SimDevice, sent: &[Vec<u8>], lost: bool) -> Result<(), T
     Ok(())
 }
 
-fn in_step(version: MacVersion, class_c: bool, joins: bool, steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut bed = Bed::new();
-    let class = |ns: &mut prost_reflect::DynamicMessage| {
-        path::set(ns, "supports_class_c", Value::Bool(class_c));
-    };
-    let mut device = if joins {
-        let device = otaa(&mut bed.store, 1, version);
-        edit(&mut bed.store, Component::Ns, 1, class);
-        device
-    } else {
-        abp(&mut bed.store, 1, version, class)
-    };
-    // A session that was never used is gone at the network when it accepts another join, whether or not the device
-    // hears of that: so it is with the real stack.
-    let (mut used, mut orphan) = (!joins, false);
-    for (i, step) in steps.iter().enumerate() {
-        match *step {
-            Step::Join { lost_up, lost_down } if joins => {
-                let phy = device.join_request().expect("joins");
-                if !lost_up {
-                    let heard = bed.hear(&phy);
-                    prop_assert!(heard.is_ok(), "step {i}: {heard:?}");
-                    deliver(&mut device, &heard.expect("heard").downlinks, lost_down)?;
-                    (used, orphan) = (used && lost_down, lost_down && !used);
-                }
+/// A device, its network, and what they must still agree on.
+struct Model {
+    bed: Bed,
+    device: SimDevice,
+    version: MacVersion,
+    /// The network has heard of the device's session.
+    used: bool,
+    /// A session that was never used is gone at the network when it accepts another join, whether or not the device
+    /// hears of that: so it is with the real stack.
+    orphan: bool,
+}
+
+impl Model {
+    fn new(version: MacVersion, class_c: bool, joins: bool) -> Self {
+        let mut bed = Bed::new();
+        let class = |ns: &mut prost_reflect::DynamicMessage| {
+            path::set(ns, "supports_class_c", Value::Bool(class_c));
+        };
+        let device = if joins {
+            let device = otaa(&mut bed.store, 1, version);
+            edit(&mut bed.store, Component::Ns, 1, class);
+            device
+        } else {
+            abp(&mut bed.store, 1, version, class)
+        };
+        Self { bed, device, version, used: !joins, orphan: false }
+    }
+
+    fn step(&mut self, i: usize, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Join { lost_up, lost_down } if self.device.joins() => self.join(lost_up, lost_down),
+            Step::Up { confirmed, lost_up, lost_down } if self.device.dev_addr().is_some() => {
+                self.up(&i.to_be_bytes(), confirmed, lost_up, lost_down)
             }
-            Step::Up { confirmed, lost_up, lost_down } if device.dev_addr().is_some() => {
-                let payload = i.to_be_bytes();
-                let phy = device.uplink(7, &payload, confirmed).expect("a session");
-                if orphan {
-                    prop_assert!(bed.hear(&phy).is_err());
-                } else if !lost_up {
-                    used = true;
-                    let heard = bed.hear(&phy);
-                    prop_assert!(heard.is_ok(), "step {i}: {heard:?}");
-                    let heard = heard.expect("heard");
-                    let read =
-                        matches!(&heard.uplink, Uplink::Data { payload: Ok(got), .. } if *got == payload);
-                    prop_assert!(read, "step {i}: {heard:?}");
-                    prop_assert!(!confirmed || heard.downlinks.len() == 1);
-                    deliver(&mut device, &heard.downlinks, lost_down)?;
-                }
-            }
-            Step::Down { confirmed, lost } => {
-                let down = Downlink { f_port: 9, payload: b"set", confirmed };
-                let sent = downlink(&mut bed.store, now(), APPLICATION, &device_id(1), down);
-                // What is sent without a confirmed session reaches a device that has it.
-                if let Ok(Some(phy)) = sent {
-                    let ns = records(&bed.store, 1).ns.expect("stored");
-                    if ns.session_addr() == device.dev_addr() {
-                        deliver(&mut device, &[phy], lost)?;
-                    }
-                }
-            }
-            Step::Reload => {
-                let stored = records(&bed.store, 1);
-                let ns = &stored.ns.as_ref().expect("stored").0;
-                let key = path::bytes(ns, "session.keys.f_nwk_s_int_key.key");
-                // A device that still rekeys must go on doing so: only the device knows.
-                if device.has_session_key(&key) && !version.is_1_1() {
-                    let before = device.f_cnt_down().0;
-                    device = SimDevice::from_records(&stored).expect("whole");
-                    prop_assert!(device.f_cnt_down().0 >= before);
-                }
-            }
-            _ => {}
+            Step::Down { confirmed, lost } => self.down(confirmed, lost),
+            Step::Reload => self.reload(),
+            _ => Ok(()),
         }
     }
-    Ok(())
+
+    fn join(&mut self, lost_up: bool, lost_down: bool) -> Result<(), TestCaseError> {
+        let phy = self.device.join_request().expect("joins");
+        if lost_up {
+            return Ok(());
+        }
+        let heard = self.bed.hear(&phy);
+        prop_assert!(heard.is_ok(), "{heard:?}");
+        deliver(&mut self.device, &heard.expect("heard").downlinks, lost_down)?;
+        (self.used, self.orphan) = (self.used && lost_down, lost_down && !self.used);
+        Ok(())
+    }
+
+    fn up(
+        &mut self,
+        payload: &[u8],
+        confirmed: bool,
+        lost: bool,
+        lost_down: bool,
+    ) -> Result<(), TestCaseError> {
+        let phy = self.device.uplink(7, payload, confirmed).expect("a session");
+        if self.orphan {
+            prop_assert!(self.bed.hear(&phy).is_err());
+        } else if !lost {
+            self.used = true;
+            let heard = self.bed.hear(&phy);
+            prop_assert!(heard.is_ok(), "{heard:?}");
+            let heard = heard.expect("heard");
+            let read = matches!(&heard.uplink, Uplink::Data { payload: Ok(got), .. } if got == payload);
+            prop_assert!(read, "{heard:?}");
+            prop_assert!(!confirmed || heard.downlinks.len() == 1);
+            deliver(&mut self.device, &heard.downlinks, lost_down)?;
+        }
+        Ok(())
+    }
+
+    fn down(&mut self, confirmed: bool, lost: bool) -> Result<(), TestCaseError> {
+        let down = Downlink { f_port: 9, payload: b"set", confirmed };
+        let sent = downlink(&mut self.bed.store, now(), APPLICATION, &device_id(1), down);
+        // The network's session need not be the device's: it may have joined since.
+        let ns = records(&self.bed.store, 1).ns.expect("stored");
+        match sent {
+            Ok(Some(phy)) if ns.session_addr() == self.device.dev_addr() => {
+                deliver(&mut self.device, &[phy], lost)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn reload(&mut self) -> Result<(), TestCaseError> {
+        let stored = records(&self.bed.store, 1);
+        let key = path::bytes(&stored.ns.as_ref().expect("stored").0, "session.keys.f_nwk_s_int_key.key");
+        // A device that still rekeys must go on doing so: only the device knows.
+        if self.device.has_session_key(&key) && !self.version.is_1_1() {
+            let before = self.device.f_cnt_down().0;
+            self.device = SimDevice::from_records(&stored).expect("whole");
+            prop_assert!(self.device.f_cnt_down().0 >= before);
+        }
+        Ok(())
+    }
 }
 
 proptest! {
@@ -400,7 +430,10 @@ proptest! {
     fn device_and_network_stay_in_step(
         version in prop::sample::select(&VERSIONS[..]), class_c: bool, joins: bool, steps in steps(),
     ) {
-        in_step(version, class_c, joins, &steps)?;
+        let mut model = Model::new(version, class_c, joins);
+        for (i, step) in steps.into_iter().enumerate() {
+            model.step(i, step)?;
+        }
     }
 
     #[test]
