@@ -1,6 +1,5 @@
 //! Devices and networks against each other.
 
-use proptest::prelude::*;
 use prost_reflect::Value;
 
 use super::{
@@ -16,6 +15,8 @@ use crate::{
         lorawan::MacVersion,
     },
 };
+
+mod model;
 
 const VERSIONS: [MacVersion; 4] =
     [MacVersion::V1_0_2, MacVersion::V1_0_3, MacVersion::V1_0_4, MacVersion::V1_1];
@@ -293,158 +294,138 @@ fn an_application_server_without_the_key_asks_the_join_server() {
     assert!(matches!(heard.uplink, Uplink::Data { payload: Err(_), .. }), "{heard:?}");
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    Join { lost_up: bool, lost_down: bool },
-    Up { confirmed: bool, lost_up: bool, lost_down: bool },
-    Down { confirmed: bool, lost: bool },
-    Reload,
+#[test]
+fn the_first_uplink_of_a_session_dates_it_and_counters_start_at_zero() {
+    let mut bed = Bed::new();
+    let mut device = abp(&mut bed.store, 1, MacVersion::V1_0_3, |_| {});
+    let heard = bed.send(&mut device, b"one", true);
+    assert!(matches!(heard.uplink, Uplink::Data { f_cnt: 0, .. }));
+    assert!(matches!(device.receive(&heard.downlinks[0]), Ok(Received::Data { f_cnt: 0, .. })));
+    let started =
+        |bed: &Bed| fields::time(&records(&bed.store, 1).ns.expect("stored").0, "session.started_at");
+    assert_eq!(started(&bed), None);
+
+    let mut bed = Bed::new();
+    let mut device = otaa(&mut bed.store, 1, MacVersion::V1_0_3);
+    bed.join(&mut device);
+    bed.send(&mut device, b"one", true);
+    assert_eq!(started(&bed), Some(now()));
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let rare = || prop::bool::weighted(0.2);
-    let step = prop_oneof![
-        2 => (rare(), rare()).prop_map(|(lost_up, lost_down)| Step::Join { lost_up, lost_down }),
-        6 => (any::<bool>(), rare(), rare())
-            .prop_map(|(confirmed, lost_up, lost_down)| Step::Up { confirmed, lost_up, lost_down }),
-        4 => (any::<bool>(), rare()).prop_map(|(confirmed, lost)| Step::Down { confirmed, lost }),
-        1 => Just(Step::Reload),
-    ];
-    prop::collection::vec(step, 1..40)
-}
-
-/// Delivers what the network sent; a device in step takes all of it.
-fn deliver(device: &mut SimDevice, sent: &[Vec<u8>], lost: bool) -> Result<(), TestCaseError> {
-    for phy in sent.iter().filter(|_| !lost) {
-        let got = device.receive(phy);
-        prop_assert!(got.is_ok(), "{got:?}");
-    }
-    Ok(())
-}
-
-/// A device, its network, and what they must still agree on.
-struct Model {
-    bed: Bed,
-    device: SimDevice,
-    version: MacVersion,
-    /// The network has heard of the device's session.
-    used: bool,
-    /// A session that was never used is gone at the network when it accepts another join, whether or not the device
-    /// hears of that: so it is with the real stack.
-    orphan: bool,
-}
-
-impl Model {
-    fn new(version: MacVersion, class_c: bool, joins: bool) -> Self {
+#[test]
+fn before_1_0_4_a_counter_may_not_jump_far() {
+    for (version, taken) in [(MacVersion::V1_0_3, false), (MacVersion::V1_0_4, true)] {
         let mut bed = Bed::new();
-        let class = |ns: &mut prost_reflect::DynamicMessage| {
-            path::set(ns, "supports_class_c", Value::Bool(class_c));
-        };
-        let device = if joins {
-            let device = otaa(&mut bed.store, 1, version);
-            edit(&mut bed.store, Component::Ns, 1, class);
-            device
-        } else {
-            abp(&mut bed.store, 1, version, class)
-        };
-        Self { bed, device, version, used: !joins, orphan: false }
-    }
-
-    fn step(&mut self, i: usize, step: Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::Join { lost_up, lost_down } if self.device.joins() => self.join(lost_up, lost_down),
-            Step::Up { confirmed, lost_up, lost_down } if self.device.dev_addr().is_some() => {
-                self.up(&i.to_be_bytes(), confirmed, lost_up, lost_down)
-            }
-            Step::Down { confirmed, lost } => self.down(confirmed, lost),
-            Step::Reload => self.reload(),
-            _ => Ok(()),
+        let mut device = abp(&mut bed.store, 1, version, |_| {});
+        for _ in 0..16_386 {
+            device.uplink(7, b"lost", false).expect("a session");
         }
-    }
-
-    fn join(&mut self, lost_up: bool, lost_down: bool) -> Result<(), TestCaseError> {
-        let phy = self.device.join_request().expect("joins");
-        if lost_up {
-            return Ok(());
-        }
-        let heard = self.bed.hear(&phy);
-        prop_assert!(heard.is_ok(), "{heard:?}");
-        deliver(&mut self.device, &heard.expect("heard").downlinks, lost_down)?;
-        (self.used, self.orphan) = (self.used && lost_down, lost_down && !self.used);
-        Ok(())
-    }
-
-    fn up(
-        &mut self,
-        payload: &[u8],
-        confirmed: bool,
-        lost: bool,
-        lost_down: bool,
-    ) -> Result<(), TestCaseError> {
-        let phy = self.device.uplink(7, payload, confirmed).expect("a session");
-        if self.orphan {
-            prop_assert!(self.bed.hear(&phy).is_err());
-        } else if !lost {
-            self.used = true;
-            let heard = self.bed.hear(&phy);
-            prop_assert!(heard.is_ok(), "{heard:?}");
-            let heard = heard.expect("heard");
-            let read = matches!(&heard.uplink, Uplink::Data { payload: Ok(got), .. } if got == payload);
-            prop_assert!(read, "{heard:?}");
-            prop_assert!(!confirmed || heard.downlinks.len() == 1);
-            deliver(&mut self.device, &heard.downlinks, lost_down)?;
-        }
-        Ok(())
-    }
-
-    fn down(&mut self, confirmed: bool, lost: bool) -> Result<(), TestCaseError> {
-        let down = Downlink { f_port: 9, payload: b"set", confirmed };
-        let sent = downlink(&mut self.bed.store, now(), APPLICATION, &device_id(1), down);
-        // The network's session need not be the device's: it may have joined since.
-        let ns = records(&self.bed.store, 1).ns.expect("stored");
-        match sent {
-            Ok(Some(phy)) if ns.session_addr() == self.device.dev_addr() => {
-                deliver(&mut self.device, &[phy], lost)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn reload(&mut self) -> Result<(), TestCaseError> {
-        let stored = records(&self.bed.store, 1);
-        let key = path::bytes(&stored.ns.as_ref().expect("stored").0, "session.keys.f_nwk_s_int_key.key");
-        // A device that still rekeys must go on doing so: only the device knows.
-        if self.device.has_session_key(&key) && !self.version.is_1_1() {
-            let before = self.device.f_cnt_down().0;
-            self.device = SimDevice::from_records(&stored).expect("whole");
-            prop_assert!(self.device.f_cnt_down().0 >= before);
-        }
-        Ok(())
+        let phy = device.uplink(7, b"heard", false).expect("a session");
+        assert_eq!(bed.hear(&phy).is_ok(), taken, "{version:?}");
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+#[test]
+fn a_muted_join_takes_an_unused_session_away() {
+    let mut bed = Bed::new();
+    let mut device = otaa(&mut bed.store, 1, MacVersion::V1_0_3);
+    bed.join(&mut device);
+    mute(&mut bed.store, 1, true);
+    bed.hear(&device.join_request().expect("joins")).expect("heard");
+    let phy = device.uplink(7, b"one", false).expect("a session");
+    let dropped = bed.hear(&phy);
+    assert!(
+        matches!(dropped, Err(Dropped::Rule("the pending session waits for its join-accept"))),
+        "{dropped:?}"
+    );
+}
 
-    #[test]
-    fn device_and_network_stay_in_step(
-        version in prop::sample::select(&VERSIONS[..]), class_c: bool, joins: bool, steps in steps(),
-    ) {
-        let mut model = Model::new(version, class_c, joins);
-        for (i, step) in steps.into_iter().enumerate() {
-            model.step(i, step)?;
-        }
+#[test]
+fn a_1_1_device_must_rekey_after_its_join() {
+    let mut bed = Bed::new();
+    let mut device = otaa(&mut bed.store, 1, MacVersion::V1_1);
+    bed.join(&mut device);
+    let mut used = records(&bed.store, 1);
+    for component in [Component::As, Component::Ns] {
+        let record = &mut used.slot(component).as_mut().expect("stored").0;
+        let session = path::child(record, "pending_session").expect("joined");
+        path::set(record, "session", Value::Message(session));
     }
+    let mut forgetful = SimDevice::from_records(&used).expect("whole");
+    let dropped = bed.hear(&forgetful.uplink(7, b"one", false).expect("a session"));
+    assert!(matches!(dropped, Err(Dropped::Rule(why)) if why.contains("RekeyInd")));
+    bed.send(&mut device, b"one", false);
+}
 
-    #[test]
-    fn no_uplink_makes_the_servers_panic(
-        header in prop::sample::select(&[0x00_u8, 0x20, 0x40, 0x60, 0x80, 0xC0][..]),
-        rest in prop::collection::vec(any::<u8>(), 0..40),
-    ) {
+#[test]
+fn a_join_server_before_1_0_4_forgets_old_dev_nonces_and_addresses_change() {
+    let mut bed = Bed::new();
+    bed.net = facts(0x13, "26000000/31");
+    let mut device = otaa(&mut bed.store, 1, MacVersion::V1_0_3);
+    let mut last = None;
+    for _ in 0..12 {
+        bed.join(&mut device);
+        bed.send(&mut device, b"one", false);
+        assert_ne!(device.dev_addr(), last, "another than the one in use");
+        last = device.dev_addr();
+    }
+    let js = records(&bed.store, 1).js.expect("stored").0;
+    let used = path::get(&js, "used_dev_nonces").expect("used").as_list().map(<[Value]>::len);
+    assert_eq!(used, Some(10));
+    assert_eq!(counter(&js, "last_join_nonce"), 12);
+}
+
+#[test]
+fn in_1_1_the_application_has_a_counter_of_its_own() {
+    let mut bed = Bed::new();
+    let mut device = abp(&mut bed.store, 1, MacVersion::V1_1, |_| {});
+    for n in 1..4 {
+        bed.push(1, b"set", false);
+        let heard = bed.send(&mut device, b"up", false);
+        let got = device.receive(&heard.downlinks[0]);
+        assert!(matches!(got, Ok(Received::Data { f_cnt, .. }) if f_cnt == n), "{got:?}");
+    }
+    assert_eq!((bed.ns("session.last_n_f_cnt_down"), bed.as_("session.last_a_f_cnt_down")), (0, 3));
+
+    // What is queued has been counted, but not been sent: a device of these records waits for it.
+    bed.push(1, b"queued", false);
+    assert_eq!(bed.as_("session.last_a_f_cnt_down"), 4);
+    let mut twin = SimDevice::from_records(&records(&bed.store, 1)).expect("whole");
+    let heard = bed.send(&mut twin, b"up", false);
+    assert!(matches!(twin.receive(&heard.downlinks[0]), Ok(Received::Data { f_cnt: 4, .. })));
+}
+
+#[test]
+fn a_new_downlink_is_counted_behind_the_queue() {
+    let mut bed = Bed::new();
+    let mut device = abp(&mut bed.store, 1, MacVersion::V1_0_3, |_| {});
+    bed.push(1, b"first", false);
+    edit(&mut bed.store, Component::As, 1, |as_| path::clear(as_, "session.last_a_f_cnt_down"));
+    bed.push(1, b"second", false);
+    for expected in [&b"first"[..], b"second"] {
+        let heard = bed.send(&mut device, b"up", false);
+        let got = device.receive(&heard.downlinks[0]);
+        assert!(matches!(&got, Ok(Received::Data { payload, .. }) if payload == expected), "{got:?}");
+    }
+}
+
+#[test]
+fn a_device_acknowledges_a_confirmed_downlink() {
+    for version in VERSIONS {
         let mut bed = Bed::new();
-        otaa(&mut bed.store, 1, MacVersion::V1_0_3);
-        let phy = [&[header][..], &rest].concat();
-        prop_assert!(bed.hear(&phy).is_err());
+        let mut device = abp(&mut bed.store, 1, version, |_| {});
+        bed.push(1, b"confirm", true);
+        let heard = bed.send(&mut device, b"up", false);
+        device.receive(&heard.downlinks[0]).expect("fresh");
+        let pending = |bed: &Bed| {
+            path::has(&records(&bed.store, 1).ns.expect("stored").0, "mac_state.pending_application_downlink")
+        };
+        assert!(pending(&bed));
+        bed.send(&mut device, b"up", false);
+        assert!(!pending(&bed));
+        let ns = records(&bed.store, 1).ns.expect("stored").0;
+        let last = list(&ns, "mac_state.recent_uplinks").pop().expect("heard");
+        assert!(path::flag(&last, "payload.mac_payload.f_hdr.f_ctrl.ack"), "{version:?}");
     }
 }
 

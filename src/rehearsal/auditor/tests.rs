@@ -220,10 +220,11 @@ fn s1_fires_when_the_source_is_cleared_too_early() {
 #[test]
 fn s1_fires_when_the_target_holds_something_else() {
     type Plant = (Component, fn(&mut DynamicMessage));
-    let plants: [Plant; 8] = [
+    let plants: [Plant; 9] = [
         (Js, |r| samples_bytes(r, "root_keys.app_key.key", 7)),
         (Ns, |r| samples_bytes(r, "session.keys.nwk_s_enc_key.key", 7)),
         (Ns, |r| path::clear(r, "session")),
+        (Ns, |r| samples_bytes(r, "session.keys.f_nwk_s_int_key.key", 7)),
         (As, |r| samples_bytes(r, "session.keys.app_s_key.key", 7)),
         (As, |r| path::clear(r, "formatters")),
         (Is, |r| path::clear(r, "name")),
@@ -251,11 +252,39 @@ fn samples_bytes(record: &mut DynamicMessage, at: &str, byte: u8) {
 #[test]
 fn s1_fires_when_keys_are_blanked_in_place() {
     for (component, at) in [(Js, "root_keys"), (As, "session.keys.app_s_key"), (Ns, "session")] {
-        let mut bed = Bed::new(KINDS[0].1);
-        bed.step(Mute(Source));
-        bed.edit(Source, component, |r| path::clear(r, at));
-        assert_eq!(bed.auditor.breaches()[0].promise, Promise::S1, "{at}");
+        for created in [1, 5] {
+            let mut bed = Bed::new(KINDS[0].1);
+            bed.steps(&MUTE_SOURCE[..created]);
+            if created > 1 {
+                // The target holds all but this.
+                bed.edit(Target, component, |r| samples_bytes(r, &format!("{}.key", first_key(at)), 9));
+            }
+            let before = bed.auditor.breaches().len();
+            bed.edit(Source, component, |r| path::clear(r, at));
+            let breaches = bed.auditor.breaches();
+            assert!(breaches[before..].iter().any(|b| b.promise == Promise::S1), "{at}: {breaches:?}");
+        }
     }
+}
+
+fn first_key(at: &str) -> &str {
+    match at {
+        "root_keys" => "root_keys.app_key",
+        "session" => "session.keys.f_nwk_s_int_key",
+        at => at,
+    }
+}
+
+#[test]
+fn s1_fires_when_a_device_that_cannot_join_loses_its_session() {
+    let mut bed = Bed::new(KINDS[3].1);
+    bed.steps(&MUTE_SOURCE[..5]);
+    bed.edit(Target, Ns, |r| {
+        path::clear(r, "session");
+        path::clear(r, "mac_state");
+    });
+    bed.step(Clear(Source, As));
+    assert!(bed.promises().contains(&Promise::S1));
 }
 
 #[test]
@@ -321,6 +350,14 @@ fn s3_fires_when_a_device_ends_up_muted_or_gone() {
         assert!(bed.promises().contains(&Promise::S3), "{kind}");
         prove_alive(&bed.ether, &mut bed.device).expect_err(kind);
     }
+}
+
+#[test]
+fn s3_fires_when_the_target_makes_an_abp_device_of_one_that_joins() {
+    let mut bed = Bed::new(KINDS[0].1);
+    bed.steps(&MUTE_SOURCE[..5]);
+    bed.edit(Target, Ns, |r| path::clear(r, "supports_join"));
+    assert!(bed.promises().contains(&Promise::S3));
 }
 
 #[test]

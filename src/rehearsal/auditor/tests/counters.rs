@@ -96,3 +96,29 @@ fn s4_excuses_a_device_that_is_reset_by_hand_and_no_other() {
         assert_eq!(bed.auditor.breaches().is_empty(), reset);
     }
 }
+
+#[test]
+fn s4_knows_what_servers_take_back_themselves() {
+    // A device that resets its counters, as its record says it does.
+    let mut bed = Bed::new(KINDS[5].1);
+    bed.device.power_cycle();
+    let phy = bed.device.uplink(5, b"zero", false).expect("a session");
+    let facts = bed.source.facts.clone();
+    crate::rehearsal::air::uplink(&mut lock(&bed.source), &facts, samples::now(), &phy).expect("heard");
+    assert_eq!(bed.auditor.breaches(), []);
+
+    // An AS of 1.0.x that has counted what never was sent.
+    let mut bed = Bed::new(KINDS[3].1);
+    bed.edit(Source, As, |r| path::set(r, "session.last_a_f_cnt_down", Value::U32(60)));
+    bed.traffic();
+    let Record(as_) = samples::records(&lock(&bed.source), 1).as_.expect("stored");
+    assert_eq!(path::number(&as_, "session.last_a_f_cnt_down"), 1);
+    assert_eq!(bed.auditor.breaches(), []);
+
+    // A Join Server that remembers ten DevNonces.
+    let mut bed = Bed::new(KINDS[0].1);
+    for _ in 0..12 {
+        bed.ether.join(&mut bed.device).expect("joins");
+    }
+    assert_eq!(bed.auditor.breaches(), []);
+}
