@@ -8,7 +8,7 @@ use crate::{
         path,
     },
     model::device::{Component, Record},
-    plan::transform::{STARTED_AT, Write},
+    plan::transform::Write,
 };
 
 /// What a live or muted device changes by itself, by component.
@@ -55,17 +55,12 @@ pub enum Standing {
 
 /// Compares a record that was read back with what was written.
 pub fn standing(component: Component, write: &Write, read: &Record) -> Standing {
-    let mut paths = write.paths.clone();
-    let with_start = component == Component::Ns && path::has(&write.message, STARTED_AT);
-    if with_start {
-        paths.push(STARTED_AT.to_owned());
-    }
-    let differences = differences(&write.message, &read.0, &paths);
+    let differences = differences(&write.message, &read.0, &write.paths);
     if differences.is_empty() {
         return Standing::Equal;
     }
     if component == Component::Ns && lives(write, read) {
-        let still: Vec<_> = paths.into_iter().filter(|p| !is_session(p)).collect();
+        let still: Vec<_> = write.paths.iter().filter(|p| !is_session(p)).cloned().collect();
         let differences = self::differences(&write.message, &read.0, &still);
         if differences.is_empty() {
             return Standing::MovedOn;

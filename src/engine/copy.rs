@@ -70,12 +70,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
 
     /// Reads a record back and compares it with what was written.
     pub(super) async fn verify(&mut self, component: Component) -> Result<(), Trouble> {
-        let write = self.write(component).await?;
-        let mut paths = write.paths.clone();
+        let mut write = self.write(component).await?;
         if component == Component::Ns && path::has(&write.message, STARTED_AT) {
-            paths.push(STARTED_AT.to_owned());
+            write.paths.push(STARTED_AT.to_owned());
         }
-        let read = self.ctx.target.read(&self.target_id(), component, &paths).await.map_err(retry)?;
+        let read = self.ctx.target.read(&self.target_id(), component, &write.paths).await.map_err(retry)?;
         match read.map(|r| compare::standing(component, &write, &r)) {
             Some(Standing::Equal | Standing::MovedOn) => {
                 let step = Step::Verify(component);

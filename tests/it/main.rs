@@ -1,0 +1,9 @@
+//! Integration tests: the built binary against embedded servers, and the embedded servers against the recordings.
+
+mod endings;
+mod fidelity;
+mod moves;
+mod refusals;
+mod resume;
+mod secrets;
+mod world;

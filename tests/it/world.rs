@@ -1,0 +1,243 @@
+//! Two embedded deployments in this process and the built binary in its own.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+};
+
+use stackferry::{
+    map::path,
+    rehearsal::{
+        Served, Settings, Tts, load, serve,
+        store::{Table, device_key},
+    },
+};
+use prost_reflect::{DynamicMessage, Value};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Where the fixture of the quickstart is.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/quickstart").join(name)
+}
+
+/// One deployment.
+pub struct Side {
+    pub tts: Arc<Tts>,
+    pub served: Served,
+}
+
+impl Side {
+    pub fn addr(&self) -> SocketAddr {
+        self.served.addr
+    }
+
+    /// The stored record of a device.
+    pub fn record(&self, table: Table, app: &str, device: &str) -> Option<DynamicMessage> {
+        self.tts.store().get(table, &device_key(app, device)).cloned()
+    }
+
+    /// How many devices of an application a component holds.
+    pub fn count(&self, table: Table, app: &str) -> usize {
+        self.tts.store().iter(table).filter(|(key, _)| key.starts_with(&format!("{app}."))).count()
+    }
+
+    /// Changes a stored record.
+    pub fn edit(&self, table: Table, app: &str, device: &str, change: impl FnOnce(&mut DynamicMessage)) {
+        let key = device_key(app, device);
+        let mut store = self.tts.store();
+        let mut record = store.get(table, &key).cloned().expect("the record is there");
+        change(&mut record);
+        store.put(table, &key, record).expect("memory");
+    }
+
+    /// Removes a stored record.
+    pub fn remove(&self, table: Table, app: &str, device: &str) {
+        self.tts.store().remove(table, &device_key(app, device)).expect("memory");
+    }
+
+    /// Calls that change something, so far.
+    pub fn writes(&self) -> Vec<String> {
+        self.tts.calls().into_iter().filter(|c| c.is_write).map(|c| c.method).collect()
+    }
+}
+
+/// A source, a target, a folder for configuration and journal.
+pub struct World {
+    pub source: Side,
+    pub target: Side,
+    pub dir: TempDir,
+    // Last, so that the servers are dropped while it runs.
+    _runtime: Runtime,
+}
+
+/// The application of the fixture.
+pub const APP: &str = "fleet-lab";
+
+impl World {
+    /// The fixture's fleet at the source, an empty target in another address block.
+    pub fn fleet() -> Self {
+        let world = Self::empty();
+        load(
+            &world.source.tts,
+            Some(&fixture("tts-fleet-100.jsonl")),
+            Some(&fixture("tts-fleet-application.json")),
+        )
+        .expect("the fixture loads");
+        world
+    }
+
+    /// The fixture's fleet, but only the devices with these numbers.
+    pub fn some(numbers: &[usize]) -> Self {
+        let world = Self::fleet();
+        let keep: Vec<_> = numbers.iter().map(|n| device_key(APP, &dev(*n))).collect();
+        let mut store = world.source.tts.store();
+        for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+            let keys: Vec<_> = store.iter(table).map(|(k, _)| k.to_owned()).collect();
+            for key in keys.into_iter().filter(|k| !keep.contains(k)) {
+                store.remove(table, &key).expect("memory");
+            }
+        }
+        drop(store);
+        world
+    }
+
+    /// Two empty deployments.
+    pub fn empty() -> Self {
+        Self::with(Settings::default(), Settings::default())
+    }
+
+    /// Two deployments with settings of their own; address blocks are set here.
+    pub fn with(source: Settings, target: Settings) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let side = |settings: Settings, block: &str| {
+            let settings =
+                Settings { dev_addr_prefixes: vec![block.parse().expect("a prefix")], ..settings };
+            let tts = Tts::new(settings).expect("memory");
+            let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+            let served = runtime.block_on(serve(Arc::clone(&tts), listen, None)).expect("loopback");
+            Side { tts, served }
+        };
+        let (source, target) = (side(source, "26000000/7"), side(target, "01000000/8"));
+        Self { source, target, dir: tempfile::tempdir().expect("a folder"), _runtime: runtime }
+    }
+
+    /// Writes the configuration; `more` is appended to it.
+    pub fn config(&self, more: &str) -> PathBuf {
+        let text = format!(
+            r#"
+[source.tts]
+address = "{}"
+insecure = true
+api-key = {{ env = "SOURCE_KEY" }}
+
+[target.tts]
+address = "{}"
+insecure = true
+api-key = {{ env = "TARGET_KEY" }}
+owner = {{ user = "admin" }}
+
+[journal]
+path = "test.journal"
+
+[[application]]
+source = "fleet-lab"
+target = "fleet-lab"
+
+{more}
+"#,
+            self.source.addr(),
+            self.target.addr()
+        );
+        let path = self.dir.path().join("move.toml");
+        fs::write(&path, text).expect("a file");
+        path
+    }
+
+    /// The binary, ready to be started with more arguments.
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
+        command
+            .arg(verb)
+            .arg(self.dir.path().join("move.toml"))
+            .env("SOURCE_KEY", &self.source.tts.settings().api_key)
+            .env("TARGET_KEY", &self.target.tts.settings().api_key)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `run --yes`, to its end.
+    pub fn run(&self) -> Ran {
+        Ran::of(self.command("run").arg("--yes").output().expect("it starts"))
+    }
+
+    /// `run --yes`, in the background.
+    pub fn start(&self) -> Child {
+        self.command("run")
+            .arg("--yes")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts")
+    }
+
+    /// Another command, to its end.
+    pub fn call(&self, verb: &str, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(verb).args(arguments).output().expect("it starts"))
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    pub fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Fails with everything that was printed unless the exit code is this.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+
+    /// Fails with everything that was printed unless `text` is in it.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let found = self.out.contains(text) || self.err.contains(text);
+        assert!(found, "`{text}` is not said.\nstdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+}
+
+/// The ID of the fixture's device with this number; its kind is the number modulo 10 (`docs/quickstart.md`).
+pub fn dev(number: usize) -> String {
+    format!("dev-{number:05}")
+}
+
+/// What every run over the fixture allows.
+pub const LOSSES: &str = r#"
+[transform]
+allow-loss = ["picture", "queued-downlinks"]
+"#;
+
+/// True when the record's downlinks are switched off.
+pub fn is_muted(ns: &DynamicMessage) -> bool {
+    path::wrapped_flag(ns, "mac_settings.schedule_downlinks") == Some(false)
+}
+
+/// Sets a string field.
+pub fn set_string(message: &mut DynamicMessage, at: &str, value: &str) {
+    path::set(message, at, Value::String(value.to_owned()));
+}
