@@ -4,6 +4,7 @@
 pub mod facts;
 pub mod finding;
 pub mod radio;
+pub mod reference;
 pub mod sealed;
 pub mod session;
 pub mod transform;
