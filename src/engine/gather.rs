@@ -31,7 +31,7 @@ use crate::{
     tts::Stack,
 };
 
-/// Rights that reading, muting and clearing a source application needs (facts §5).
+/// Rights that reading, muting and clearing a source application needs (docs/servers.md, Rights).
 const SOURCE_RIGHTS: &[&str] = &[
     "RIGHT_APPLICATION_INFO",
     "RIGHT_APPLICATION_SETTINGS_BASIC",

@@ -162,7 +162,23 @@ pub fn find(component: Component, path: &str) -> Option<&'static Replaced> {
     TABLE.iter().find(|row| row.concerns(component, path))
 }
 
-/// The table as Markdown, for the documentation.
+const INTRODUCTION: &str = "\
+# What is replaced on the way
+
+<!-- Generated from src/map/replaced.rs; `STACKFERRY_BLESS=1 cargo test map::replaced` writes it anew. -->
+
+These fields of a device are not written to the target as the source holds them; every other field that the target's API
+takes is, or the plan has a [finding](findings.md). A path stands for everything below it, `*.` in front for any message on
+the way.
+
+";
+
+/// `docs/replaced.md`: what the table is, and the table.
+pub fn document() -> String {
+    format!("{INTRODUCTION}{}", markdown())
+}
+
+/// The table as Markdown.
 pub fn markdown() -> String {
     let mut text = String::from("| record | path | on the target | why |\n|---|---|---|---|\n");
     for row in TABLE {
@@ -173,8 +189,23 @@ pub fn markdown() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{env, fs, path::Path};
+
     use super::*;
     use crate::proto;
+
+    #[test]
+    fn the_table_in_docs_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/replaced.md");
+        if env::var_os("STACKFERRY_BLESS").is_some() {
+            fs::write(&path, document()).expect("written");
+        }
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == document(),
+            "docs/replaced.md is not current: STACKFERRY_BLESS=1 cargo test map::replaced"
+        );
+    }
 
     #[test]
     fn every_path_of_the_table_exists_once() {

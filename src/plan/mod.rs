@@ -4,6 +4,7 @@
 pub mod facts;
 pub mod finding;
 pub mod radio;
+pub mod reference;
 pub mod sealed;
 pub mod session;
 pub mod transform;
@@ -24,7 +25,7 @@ use crate::{
     wire,
 };
 
-/// The NS setting that mutes a device: false stops downlinks and join-accepts, uplinks go on (facts §0).
+/// The NS setting that mutes a device: false stops downlinks and join-accepts, uplinks go on (docs/servers.md, Muting).
 pub const MUTE: &str = "mac_settings.schedule_downlinks";
 
 /// What a run will do.

@@ -104,7 +104,7 @@ pub struct Transformed {
     pub findings: Vec<Finding>,
 }
 
-/// The field mask path that NS creation resets and a second Set restores (facts: `grpc_deviceregistry.go`).
+/// The field mask path that NS creation resets and a second Set restores (docs/servers.md, Network Server).
 pub const STARTED_AT: &str = "session.started_at";
 
 /// The session paths of the NS that a kept session needs, also where they hold a zero.

@@ -1,0 +1,203 @@
+//! The reference of the findings, `docs/findings.md`, from their kinds.
+
+use std::fmt::Write as _;
+
+use super::finding::{Kind, Severity};
+
+const INTRODUCTION: &str = "\
+# Findings
+
+<!-- Generated from src/plan; `STACKFERRY_BLESS=1 cargo test plan::reference` writes it anew. -->
+
+A finding is what a person must know or decide before a device is moved. `plan` shows all of them, grouped by name, with the
+fields concerned and with what to do; `run` shows them again with the devices that it did not move.
+
+| weight | sign | what follows |
+|---|---|---|
+| stop | `x` | the device is not moved |
+| wait | `…` | the device is not moved now: it waits for something that ends by itself, and a later run takes it |
+| warning | `!` | something to look at; the device is moved all the same |
+| note | `·` | worth knowing; nothing is lost |
+
+A finding with something in the last column can be allowed: when `allow-loss` under `[transform]` has its name, it is a
+warning, and that is what is lost. The others cannot be allowed; they have to be set right.
+
+";
+
+/// The whole reference as Markdown.
+pub fn markdown() -> String {
+    let mut text = INTRODUCTION.to_owned();
+    text.push_str("| name | weight | what it means | what is lost when it is allowed |\n|---|---|---|---|\n");
+    for &kind in Kind::ALL {
+        let (weight, meaning, loss) = (weight(kind.severity()), meaning(kind), kind.loss());
+        let _ = writeln!(text, "| `{kind}` | {weight} | {meaning} | {loss} |");
+    }
+    text
+}
+
+fn weight(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Note => "note",
+        Severity::Warning => "warning",
+        Severity::Wait => "wait",
+        Severity::Stop => "stop",
+    }
+}
+
+/// What a kind of finding means to the person who reads it; empty for a kind without words, which a test refuses.
+fn meaning(kind: Kind) -> &'static str {
+    MEANINGS.iter().find(|(of, _)| *of == kind).map_or("", |(_, words)| words)
+}
+
+/// In the order of [`Kind::ALL`].
+const MEANINGS: &[(Kind, &str)] = {
+    use Kind as K;
+    &[
+        (
+            K::Picture,
+            "The device has a picture. The record holds its address in the source's own store, not the picture.",
+        ),
+        (
+            K::QueuedDownlinks,
+            "Downlinks wait at the source for the device's next uplink. A record cannot be written with its queue.",
+        ),
+        (
+            K::PendingSession,
+            "The device has joined, the join-accept was sent, and no uplink has confirmed the new session yet. After its next \
+             uplink it can be moved.",
+        ),
+        (
+            K::UnknownFields,
+            "The source is newer and answered with fields that this build does not know. A field mask can only write what has \
+             a name.",
+        ),
+        (
+            K::UnsupportedPaths,
+            "The target is older and refuses the names of fields that hold a value at the source.",
+        ),
+        (
+            K::ClearWithoutMute,
+            "The Join Server has a record and the Network Server has none. Only the Network Server can be muted, so that the \
+             keys would be live on both sides until the clear.",
+        ),
+        (
+            K::RootKeys,
+            "The device joins over the air and its root keys cannot be read: they are in an external or claimed Join Server, \
+             or in a secure element.",
+        ),
+        (
+            K::AppSessionMissing,
+            "The Network Server holds a session that the Application Server does not: without its AppSKey payloads cannot be \
+             decrypted.",
+        ),
+        (
+            K::OtherCluster,
+            "The Identity Server says that a record of the device is on a host that the configuration does not name.",
+        ),
+        (
+            K::AppKeyUnreadable,
+            "A session key is given only wrapped with a key encryption key of the source, or not at all.",
+        ),
+        (
+            K::SessionMismatch,
+            "Network Server and Application Server hold different sessions. This ends with the device's next uplink, or never.",
+        ),
+        (K::JoinEuiNotServed, "The target's Join Server is not set up for the JoinEUI of the device."),
+        (
+            K::FrequencyPlan,
+            "The target does not have the frequency plan of the device, or the device has none.",
+        ),
+        (
+            K::PhyVersion,
+            "The target does not have the regional parameters version of the device for its band.",
+        ),
+        (
+            K::SessionPlanChange,
+            "The session would go on under another frequency plan than the one on which the device joined.",
+        ),
+        (K::BadId, "The target takes no such device ID: 3 to 36 of a-z, 0-9 and single dashes."),
+        (K::IdClash, "Two devices of the run would get the same ID on the target."),
+        (K::IdTaken, "The target has another device, or another record, under this ID."),
+        (
+            K::EuisTaken,
+            "The target has the pair of JoinEUI and DevEUI under another ID or in another application.",
+        ),
+        (K::InvalidField, "A value breaks a rule of the target's API."),
+        (K::Refused, "The target, or the source, refused a call. What was done for the device is undone."),
+        (K::NotEqual, "What was read back from the target is not what was written there."),
+        (
+            K::ChangedMeanwhile,
+            "Somebody else changed the device at the source while it was being moved. Nothing more is cleared.",
+        ),
+        (
+            K::LiveOnTarget,
+            "The move should be undone, but the device has joined or sent on the target since. It is left there.",
+        ),
+        (K::NotFound, "No component of the source has a record of a device that was asked for."),
+        (K::Rights, "The API key lacks rights, or the application has to be created and no owner is named."),
+        (
+            K::OutsidePrefixes,
+            "The DevAddr of the kept session is not in the target's blocks: uplinks reach the target only through gateways \
+             that are connected to it, not by roaming.",
+        ),
+        (
+            K::DefaultsDiffer,
+            "The MAC settings of the two networks differ, and the target steers a kept session to its own.",
+        ),
+        (
+            K::MutedSource,
+            "Downlinks were off at the source already. Who turned them off is not known; the copy has them on.",
+        ),
+        (K::Partial, "Some components have no record of the device. The copy has none there either."),
+        (
+            K::SessionDropped,
+            "The session stays behind and the device joins the target by itself. Until then the source receives its uplinks.",
+        ),
+        (
+            K::PendingJoin,
+            "A join request came and its accept was never sent. It is not carried; the device asks again by itself.",
+        ),
+        (
+            K::Replaced,
+            "A value that belongs to the source is replaced or left out: see [what is replaced](replaced.md).",
+        ),
+        (K::Adopted, "The target has the record already, and it is what would be written."),
+        (
+            K::ApplicationDiffers,
+            "The application, or its default payload formatters, are on the target already and differ. They stay as they are.",
+        ),
+        (
+            K::NotCopied,
+            "A part of the application is not copied, such as webhooks: it has to be set up by hand.",
+        ),
+    ]
+};
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_words_in_order() {
+        let told: Vec<_> = MEANINGS.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(told, Kind::ALL);
+        for (kind, words) in MEANINGS {
+            assert!(words.ends_with(['.', ')']) && !words.contains('|'), "{kind}: {words}");
+        }
+    }
+
+    #[test]
+    fn the_reference_in_docs_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/findings.md");
+        if env::var_os("STACKFERRY_BLESS").is_some() {
+            fs::write(&path, markdown()).expect("written");
+        }
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == markdown(),
+            "docs/findings.md is not current: STACKFERRY_BLESS=1 cargo test plan::reference"
+        );
+    }
+}
