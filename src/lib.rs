@@ -2,6 +2,7 @@
 //!
 //! The rooms and who may call whom are in `ARCHITECTURE.md`.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod journal;
@@ -10,10 +11,9 @@ pub mod model;
 pub mod plan;
 pub mod proto;
 pub mod rehearsal;
+pub mod report;
 pub mod source;
 pub mod step;
 pub mod target;
 pub mod tts;
 pub mod wire;
-pub mod cli;
-pub mod report;

@@ -124,6 +124,11 @@ pub enum Event {
         /// Which.
         step: Step,
     },
+    /// A record that is not of this run's making is on the target as it should be: an undo leaves it there.
+    Adopted {
+        /// Whose.
+        component: Component,
+    },
     /// The step failed; the next run goes on from here.
     Failed {
         /// Which.
@@ -165,6 +170,8 @@ pub struct State {
     /// Steps whose intent is recorded and whose result is not.
     open: BTreeSet<Step>,
     done: BTreeSet<Step>,
+    /// Components whose record on the target was there before.
+    adopted: BTreeSet<Component>,
     undo: Option<(String, String)>,
     finished: bool,
 }
@@ -208,6 +215,10 @@ impl State {
                 if !maybe_applied {
                     next.open.remove(step);
                 }
+            }
+            Event::Adopted { component } => {
+                next.done.insert(Step::Create(*component));
+                next.adopted.insert(*component);
             }
             Event::Undo { kind, why } => next.undo = Some((kind.clone(), why.clone())),
             Event::Undone => next = Self::default(),
@@ -254,9 +265,17 @@ impl State {
                 rule(!self.mutes() || self.has(Step::Mute), "the source is not muted yet (S2, S4)")
             }
             Event::Intent { step } | Event::Done { step } => self.check_step(*step),
+            Event::Adopted { component } => {
+                rule(!self.touched(Step::Create(*component)), "the record is ours")?;
+                self.check_step(Step::Create(*component))
+            }
             Event::Failed { .. } => Ok(()),
             Event::Undo { .. } => {
                 rule(self.snapshot.is_some(), "nothing was begun")?;
+                rule(
+                    !self.adopted.contains(&Component::Ns),
+                    "the device was live on the target before: the source stays muted (S2)",
+                )?;
                 rule(
                     self.cleared().next().is_none(),
                     "the source was cleared: only a rollback from the journal goes back (S3)",
@@ -303,6 +322,7 @@ impl State {
             }
             Step::Remove(c) => {
                 rule(undoing, "nothing is removed from the target unless the move is undone")?;
+                rule(!self.adopted.contains(&c), "the record was there before")?;
                 rule(
                     c == Component::Ns || !self.touched(Step::Create(Component::Ns)),
                     "the NS record goes first: it makes the device live (S2)",
@@ -356,7 +376,7 @@ impl State {
 
     fn next_undo(&self) -> Next {
         let order = [Component::Ns, Component::As, Component::Js, Component::Is];
-        if let Some(c) = order.into_iter().find(|c| self.touched(Step::Create(*c))) {
+        if let Some(c) = order.into_iter().find(|c| self.made().any(|made| made == *c)) {
             return Next::Step(Step::Remove(c));
         }
         if self.touched(Step::Mute) { Next::Step(Step::Unmute) } else { Next::Undone }
@@ -414,7 +434,7 @@ impl State {
 
     /// Components that have, or may have, a record of ours on the target.
     pub fn made(&self) -> impl Iterator<Item = Component> + '_ {
-        Component::ALL.into_iter().filter(|c| self.touched(Step::Create(*c)))
+        Component::ALL.into_iter().filter(|c| self.touched(Step::Create(*c)) && !self.adopted.contains(c))
     }
 
     /// The word for this state in tables.

@@ -88,10 +88,9 @@ fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Resul
     for application in &config.applications {
         let from = source.stack(Side::Source, config, application.api_key.as_ref(), events)?;
         let others = source.others(config, events)?;
-        let devices = application
-            .devices
-            .select(io::stdin())
-            .map_err(|e| Failure::new(Exit::Usage, format!("application {}: {e}", application.source), None))?;
+        let devices = application.devices.select(io::stdin()).map_err(|e| {
+            Failure::new(Exit::Usage, format!("application {}: {e}", application.source), None)
+        })?;
         jobs.push(Job {
             source: TtsSource::new(from, application.source.clone(), others),
             target: TtsTarget::new(to.clone(), application.target.clone()),
@@ -156,8 +155,11 @@ impl Place {
 
     fn embedded(started: Embedded, embedded: &mut Vec<Embedded>) -> Self {
         let settings = started.tts.settings();
-        let place =
-            Self::Embedded { addr: started.served.addr, host: settings.host.clone(), key: settings.api_key.clone() };
+        let place = Self::Embedded {
+            addr: started.served.addr,
+            host: settings.host.clone(),
+            key: settings.api_key.clone(),
+        };
         embedded.push(started);
         place
     }
@@ -176,9 +178,11 @@ impl Place {
         let settings = settings(side, config, events);
         match self {
             Self::Embedded { addr, host, key } => {
-                let endpoint = Endpoint { host: addr.ip().to_string(), port: addr.port(), tls: Tls::Plaintext };
+                let endpoint =
+                    Endpoint { host: addr.ip().to_string(), port: addr.port(), tls: Tls::Plaintext };
                 let client = Client::new(endpoint, Some(Secret::new(key.clone())), settings).map_err(call)?;
-                let hosts = Hosts { ns: host.clone(), as_: host.clone(), js: host.clone(), known_as: Vec::new() };
+                let hosts =
+                    Hosts { ns: host.clone(), as_: host.clone(), js: host.clone(), known_as: Vec::new() };
                 Ok(one_address(client, hosts))
             }
             Self::Real(stack) => {
@@ -200,7 +204,11 @@ impl Place {
 
 fn real(stack: &config::Stack, key: Secret, settings: Settings) -> Result<Stack, Failure> {
     let tls = tls(stack.ca.as_ref(), stack.insecure);
-    let at = |address: &config::Address| Endpoint { host: address.host.clone(), port: address.port, tls: tls.clone() };
+    let at = |address: &config::Address| Endpoint {
+        host: address.host.clone(),
+        port: address.port,
+        tls: tls.clone(),
+    };
     let is = Client::new(at(&stack.identity_server), Some(key), settings).map_err(call)?;
     let hosts = Hosts {
         ns: stack.network_server.host.clone(),
@@ -271,7 +279,8 @@ fn call(error: wire::Error) -> Failure {
 /// # Errors
 /// Files that cannot be read, a port that cannot be had.
 pub async fn start(rehearsal: &Rehearsal, which: Side) -> Result<Embedded, Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("the embedded {which}: {e}"), None);
+    let failed =
+        |e: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("the embedded {which}: {e}"), None);
     let settings = rehearsal::Settings {
         name: which.to_string(),
         host: rehearsal.host.clone(),
@@ -283,7 +292,8 @@ pub async fn start(rehearsal: &Rehearsal, which: Side) -> Result<Embedded, Failu
     };
     let tts = Tts::new(settings).map_err(|e| failed(&e))?;
     if tts.store().is_empty() {
-        rehearsal::load(&tts, rehearsal.devices.as_deref(), rehearsal.application.as_deref()).map_err(|e| failed(&e))?;
+        rehearsal::load(&tts, rehearsal.devices.as_deref(), rehearsal.application.as_deref())
+            .map_err(|e| failed(&e))?;
     }
     let served = rehearsal::serve(Arc::clone(&tts), SocketAddr::from(([127, 0, 0, 1], 0)), None)
         .await

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use crate::{engine::event::{Outcome, Summary}, wire};
+use crate::{
+    engine::event::{Outcome, Summary},
+    wire,
+};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +92,9 @@ mod tests {
     #[test]
     fn the_table_names_every_code() {
         use Exit as E;
-        for exit in [E::Done, E::Failed, E::Usage, E::Devices, E::Unreachable, E::Denied, E::Journal, E::Interrupted] {
+        for exit in
+            [E::Done, E::Failed, E::Usage, E::Devices, E::Unreachable, E::Denied, E::Journal, E::Interrupted]
+        {
             let line = format!("\n  {:<4} ", exit.code());
             assert!(TABLE.contains(&line), "{exit:?}");
         }

@@ -143,7 +143,10 @@ fn load_offline(path: &std::path::Path, terminal: &Terminal) -> Result<Config, F
     finish(Config::load_offline(path, &Env::process()), terminal)
 }
 
-fn finish(loaded: Result<Config, crate::config::Diagnostics>, terminal: &Terminal) -> Result<Config, Failure> {
+fn finish(
+    loaded: Result<Config, crate::config::Diagnostics>,
+    terminal: &Terminal,
+) -> Result<Config, Failure> {
     match loaded {
         Ok(config) => {
             if !config.warnings.is_empty() {

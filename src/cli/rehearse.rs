@@ -23,7 +23,11 @@ pub struct RehearseArguments {
     serve: bool,
 }
 
-pub(super) async fn run(arguments: &RehearseArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    arguments: &RehearseArguments,
+    terminal: &Terminal,
+    verbose: u8,
+) -> Result<Exit, Failure> {
     let mut config = load(&arguments.config, terminal)?;
     if arguments.serve {
         return serve(&config, terminal).await;
@@ -61,7 +65,9 @@ pub(super) async fn run(arguments: &RehearseArguments, terminal: &Terminal, verb
 /// The settings of an embedded stack: the configuration's own, or plain ones that take on the real side's facts.
 fn settings(side: &Side) -> Rehearsal {
     match side {
-        Side::Rehearsal(rehearsal) => Rehearsal { devices: None, application: None, state: None, ..rehearsal.clone() },
+        Side::Rehearsal(rehearsal) => {
+            Rehearsal { devices: None, application: None, state: None, ..rehearsal.clone() }
+        }
         Side::Tts(stack) => Rehearsal {
             devices: None,
             application: None,
@@ -93,7 +99,11 @@ async fn serve(config: &Config, terminal: &Terminal) -> Result<Exit, Failure> {
     }
     if running.is_empty() {
         let hint = "use [source.rehearsal] or [target.rehearsal]".to_owned();
-        return Err(Failure::new(Exit::Usage, "the configuration has no embedded stack to serve", Some(hint)));
+        return Err(Failure::new(
+            Exit::Usage,
+            "the configuration has no embedded stack to serve",
+            Some(hint),
+        ));
     }
     super::signals::wait().await;
     Ok(Exit::Done)

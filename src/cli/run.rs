@@ -79,7 +79,11 @@ pub(super) async fn carry_out(
 fn asked(going: usize, terminal: &Terminal) -> Result<bool, Failure> {
     if terminal.output() == Output::Json || !terminal.can_ask() {
         let hint = "look at the plan with `stackferry plan`, then run with --yes";
-        return Err(Failure::new(Exit::Usage, "nobody is here to say yes to the plan", Some(hint.to_owned())));
+        return Err(Failure::new(
+            Exit::Usage,
+            "nobody is here to say yes to the plan",
+            Some(hint.to_owned()),
+        ));
     }
     terminal
         .confirm(&format!("Move {}?", report::plan::devices(going)))

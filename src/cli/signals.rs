@@ -1,6 +1,9 @@
 //! Ctrl-C: the first lets the devices in hand finish, the second stops at once.
 
-use crate::engine::{event::{Event, Sink}, run::Stop};
+use crate::engine::{
+    event::{Event, Sink},
+    run::Stop,
+};
 
 /// Listens for SIGINT and SIGTERM until the returned guard is dropped.
 pub fn listen(stop: &Stop, events: &Sink) -> Guard {

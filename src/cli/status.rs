@@ -19,10 +19,14 @@ pub(super) fn run(path: &Path, terminal: &Terminal) -> Result<Exit, Failure> {
     let view = View::open(&config.journal.path)?;
     let mut devices = BTreeMap::new();
     for key in view.devices()? {
+        if key.device.as_str().is_empty() {
+            continue;
+        }
         let mut state = State::default();
         let mut last = None;
         for entry in view.events(&key)? {
-            let event: Event = serde_json::from_slice(&entry.body).map_err(|e| damaged(&key.to_string(), &e))?;
+            let event: Event =
+                serde_json::from_slice(&entry.body).map_err(|e| damaged(&key.to_string(), &e))?;
             state = state.apply(&event).map_err(|e| damaged(&key.to_string(), &e))?;
             last = Some(entry.at);
         }

@@ -19,7 +19,7 @@ pub struct ApplicationState {
     source_link: Option<DynamicMessage>,
     target_link: Option<DynamicMessage>,
     target_app: AppId,
-    integrations: Vec<(&'static str, usize)>,
+    surroundings: Vec<(&'static str, Option<usize>)>,
 }
 
 /// What is copied of an application itself.
@@ -58,7 +58,7 @@ impl ApplicationState {
             target_link: if there.is_some() { target.link(target_app, &link).await? } else { None },
             target: there,
             target_app: target_app.clone(),
-            integrations: source.integrations(app).await.unwrap_or_default(),
+            surroundings: source.surroundings(app).await?,
         })
     }
 
@@ -98,12 +98,13 @@ impl ApplicationState {
                 );
             }
         }
-        for (what, count) in self.integrations.iter().filter(|(_, count)| *count > 0) {
-            let what = if *what == "defaults" { "package associations" } else { what };
-            findings.push(
-                Finding::new(Kind::NotCopied, format!("{count} {what} stay at the source only"))
-                    .fix("recreate them on the target by hand"),
-            );
+        for (what, count) in &self.surroundings {
+            findings.extend(match count {
+                Some(0) => None,
+                Some(count) => Some(format!("{count} {what} stay at the source only")),
+                None => Some(format!("{what} were not looked at: the API key has no right to")),
+            }
+            .map(|text| Finding::new(Kind::NotCopied, text).fix("recreate them on the target by hand")));
         }
         findings
     }

@@ -9,7 +9,7 @@ use crate::{
     model::device::Component,
     plan::{
         finding::{Finding, Kind},
-        transform::{STARTED_AT, Write},
+        transform::{Found, STARTED_AT, Write},
     },
     source::Source,
     step::Step,
@@ -25,9 +25,12 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let there = self.ctx.target.read(&id, component, &write.paths).await.map_err(retry)?;
         if let Some(record) = &there {
             return match compare::standing(component, &write, record) {
-                Standing::Equal | Standing::MovedOn => {
-                    self.intent(step).await?;
+                // An earlier attempt of ours, of which we did not hear whether it succeeded.
+                Standing::Equal | Standing::MovedOn if self.log.state().is_open(step) => {
                     self.done(step, Ok(())).await
+                }
+                Standing::Equal | Standing::MovedOn => {
+                    Ok(self.log.record(&crate::step::Event::Adopted { component }).await?)
                 }
                 Standing::Different(paths) => Err(Trouble::Refuse(
                     Finding::new(Kind::IdTaken, format!("{id} is on the target already and differs"))
@@ -100,8 +103,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// The seal is read from disk and held against the source as it is now: equal but for what traffic changes.
     pub(super) async fn check_snapshot(&mut self) -> Result<(), Trouble> {
         let sealed = self.log.second_snapshot().await?;
-        let listed = crate::plan::transform::Found { records: sealed.records.clone(), ..Default::default() };
-        let now = self.ctx.source.read(&self.name.device, listed).await.map_err(retry)?;
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         for component in Component::ALL {
             let paths = compare::changed_while_muted(
                 component,

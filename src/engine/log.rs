@@ -155,6 +155,7 @@ fn name(event: &Event) -> &'static str {
         Event::Reread { .. } => "reread",
         Event::Intent { .. } => "intent",
         Event::Done { .. } => "done",
+        Event::Adopted { .. } => "adopted",
         Event::Failed { .. } => "failed",
         Event::Undo { .. } => "undo",
         Event::Undone => "undone",

@@ -21,7 +21,11 @@ use crate::{
 ///
 /// # Errors
 /// When a side cannot be asked.
-pub async fn mirror_facts(jobs: &[Job], source: &mut Rehearsal, target: &mut Rehearsal) -> Result<(), RunError> {
+pub async fn mirror_facts(
+    jobs: &[Job],
+    source: &mut Rehearsal,
+    target: &mut Rehearsal,
+) -> Result<(), RunError> {
     let Some(job) = jobs.first() else { return Ok(()) };
     source.dev_addr_prefixes = job.source.stack().dev_addr_prefixes().await?;
     target.dev_addr_prefixes = job.target.stack().dev_addr_prefixes().await?;
@@ -51,7 +55,11 @@ pub async fn mirror(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<(), 
         .await?;
     let mut store = into.store();
     if let Some(mut application) = application {
-        path::set(&mut application, "ids.application_id", prost_reflect::Value::String(app.as_str().to_owned()));
+        path::set(
+            &mut application,
+            "ids.application_id",
+            prost_reflect::Value::String(app.as_str().to_owned()),
+        );
         store.put(Table::Applications, app.as_str(), application)?;
     }
     if let Some(link) = link {

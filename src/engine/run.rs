@@ -54,7 +54,7 @@ impl Job {
 pub struct Pace {
     /// Devices in hand at once.
     pub in_flight: usize,
-    /// After more failures than this no new devices are begun.
+    /// After so many failures no new devices are begun.
     pub max_failures: usize,
     /// How the source is cleared.
     pub clear: ClearMode,
@@ -261,7 +261,7 @@ impl Failures {
     }
 
     fn exceeded(&self) -> bool {
-        self.count > self.max
+        self.count >= self.max
     }
 }
 

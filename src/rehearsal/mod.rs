@@ -4,6 +4,6 @@ pub mod air;
 pub mod auditor;
 pub mod device;
 pub mod lorawan;
-pub mod store;
 mod mini;
+pub mod store;
 pub use mini::{ADMIN, CallInfo, Fault, RateLimit, Served, Settings, Tts, load, serve};

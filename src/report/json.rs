@@ -16,10 +16,13 @@ pub fn event(event: &Event, verbose: u8) -> Option<Value> {
         Event::Note(text) => ("note", json!({ "text": text })),
         Event::Planned(plan) => ("planned", self::plan(plan)),
         Event::Started { devices } => ("started", json!({ "devices": devices })),
-        Event::Application { app, created } => ("application", json!({ "application": app.as_str(), "created": created })),
-        Event::Step { device, step } => {
-            ("step", json!({ "application": device.app.as_str(), "device": device.device.as_str(), "step": step }))
+        Event::Application { app, created } => {
+            ("application", json!({ "application": app.as_str(), "created": created }))
         }
+        Event::Step { device, step } => (
+            "step",
+            json!({ "application": device.app.as_str(), "device": device.device.as_str(), "step": step }),
+        ),
         Event::Ended { device, outcome } => {
             let mut body = self::outcome(outcome);
             body["application"] = json!(device.app.as_str());

@@ -82,7 +82,8 @@ fn kinds(moved: &[&DevicePlan]) -> String {
     for activation in [Activation::Otaa, Activation::Abp, Activation::Multicast, Activation::Unknown] {
         let count = moved.iter().filter(|d| d.activation == activation).count();
         if count > 0 {
-            let name = if activation == Activation::Unknown { "without NS record" } else { activation.name() };
+            let name =
+                if activation == Activation::Unknown { "without NS record" } else { activation.name() };
             parts.push(format!("{count} {name}"));
         }
     }
@@ -141,7 +142,11 @@ fn group(out: &mut String, severity: Severity, kind: &str, members: &[(&DevicePl
 fn words(first: &Finding, members: &[(&DevicePlan, &Finding)]) -> String {
     let at = first.component.map(|c| format!("{c}: ")).unwrap_or_default();
     let same = members.iter().all(|(_, f)| f.paths == first.paths);
-    let paths = if same && !first.paths.is_empty() { format!(" ({})", first.paths.join(", ")) } else { String::new() };
+    let paths = if same && !first.paths.is_empty() {
+        format!(" ({})", first.paths.join(", "))
+    } else {
+        String::new()
+    };
     let eg = if members.iter().all(|(_, f)| f.text == first.text) { "" } else { "for one, " };
     format!("{eg}{at}{}{paths}", first.text)
 }

@@ -62,7 +62,9 @@ impl<'a> View<'a> {
             Event::Note(text) => self.say(text),
             Event::Planned(made) => self.say(&plan::text(made)),
             Event::Started { devices } => self.start(*devices),
-            Event::Application { app, created: true } => self.say(&format!("application {app} created on the target")),
+            Event::Application { app, created: true } => {
+                self.say(&format!("application {app} created on the target"))
+            }
             Event::Application { .. } => {}
             Event::Step { device, step } => {
                 self.bar.set_message(format!("{device}: {step}"));
@@ -96,7 +98,8 @@ impl<'a> View<'a> {
         if devices == 0 || !self.terminal.shows_bars() {
             return;
         }
-        let style = ProgressStyle::with_template("  {bar:32} {pos}/{len} devices  {per_sec}  {eta} left  {wide_msg}");
+        let style =
+            ProgressStyle::with_template("  {bar:32} {pos}/{len} devices  {per_sec}  {eta} left  {wide_msg}");
         self.bar = ProgressBar::with_draw_target(Some(self.total as u64), ProgressDrawTarget::stderr());
         self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         self.bar.enable_steady_tick(Duration::from_millis(200));

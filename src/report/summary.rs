@@ -30,7 +30,8 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
     refused(&mut out, summary);
     stopped(&mut out, summary);
     if summary.not_begun > 0 {
-        let why = if summary.interrupted { "interrupted" } else { "too many failures (rollout.max-failures)" };
+        let why =
+            if summary.interrupted { "interrupted" } else { "too many failures (rollout.max-failures)" };
         let _ = writeln!(out, "  {} {} not begun: {why}", paint(WARN, "…"), devices(summary.not_begun));
     }
     let _ = writeln!(out, "    {} calls in {}", tally.calls, seconds(elapsed));

@@ -99,44 +99,83 @@ impl Stack {
             .collect())
     }
 
-    /// How many webhooks, pub/subs and package associations the application has.
+    /// How many of each thing around the devices the application has; `None` where the key may not look.
     ///
     /// # Errors
-    /// Those of the calls.
-    pub async fn integrations(&self, app: &AppId) -> Result<Vec<(&'static str, usize)>, Error> {
-        let lists = [
-            (
-                "webhooks",
-                "ListApplicationWebhooksRequest",
-                "/ttn.lorawan.v3.ApplicationWebhookRegistry/List",
-                "application_ids",
-            ),
-            (
-                "pubsubs",
-                "ListApplicationPubSubsRequest",
-                "/ttn.lorawan.v3.ApplicationPubSubRegistry/List",
-                "application_ids",
-            ),
-            (
-                "defaults",
-                "ListApplicationPackageDefaultAssociationRequest",
-                "/ttn.lorawan.v3.ApplicationPackageRegistry/ListDefaultAssociations",
-                "ids",
-            ),
-        ];
+    /// Those of the calls, but for missing rights.
+    pub async fn surroundings(&self, app: &AppId) -> Result<Vec<(&'static str, Option<usize>)>, Error> {
         let mut counts = Vec::new();
-        for (items, message, method, ids) in lists {
-            let mut request = proto::message(message);
-            set_app(&mut request, ids, app);
-            let answer =
-                self.as_.unary(method, request, Call::safe(About::application(app.as_str()))).await?;
-            let count =
-                path::get(&answer.message, items).and_then(|v| v.as_list().map(<[_]>::len)).unwrap_or(0);
-            counts.push((items, count));
+        for list in SURROUNDINGS {
+            let mut request = proto::message(list.request);
+            set_app(&mut request, list.ids, app);
+            let client = if list.at_is { &self.is } else { &self.as_ };
+            let about = About::application(app.as_str());
+            let count = match client.unary(list.method, request, Call::safe(about)).await {
+                Ok(answer) => Some(
+                    path::get(&answer.message, list.items).and_then(|v| v.as_list().map(<[_]>::len)).unwrap_or(0),
+                ),
+                Err(error) if matches!(error.kind(), Kind::Denied { .. }) => None,
+                // A deployment without this service has none of it.
+                Err(error) if *error.kind() == Kind::Unimplemented => Some(0),
+                Err(error) => return Err(error),
+            };
+            counts.push((list.what, count));
         }
         Ok(counts)
     }
 }
+
+struct Surrounding {
+    what: &'static str,
+    request: &'static str,
+    method: &'static str,
+    ids: &'static str,
+    items: &'static str,
+    at_is: bool,
+}
+
+const SURROUNDINGS: &[Surrounding] = &[
+    Surrounding {
+        what: "webhooks",
+        request: "ListApplicationWebhooksRequest",
+        method: "/ttn.lorawan.v3.ApplicationWebhookRegistry/List",
+        ids: "application_ids",
+        items: "webhooks",
+        at_is: false,
+    },
+    Surrounding {
+        what: "pub/subs",
+        request: "ListApplicationPubSubsRequest",
+        method: "/ttn.lorawan.v3.ApplicationPubSubRegistry/List",
+        ids: "application_ids",
+        items: "pubsubs",
+        at_is: false,
+    },
+    Surrounding {
+        what: "package associations",
+        request: "ListApplicationPackageDefaultAssociationRequest",
+        method: "/ttn.lorawan.v3.ApplicationPackageRegistry/ListDefaultAssociations",
+        ids: "ids",
+        items: "defaults",
+        at_is: false,
+    },
+    Surrounding {
+        what: "API keys",
+        request: "ListApplicationAPIKeysRequest",
+        method: "/ttn.lorawan.v3.ApplicationAccess/ListAPIKeys",
+        ids: "application_ids",
+        items: "api_keys",
+        at_is: true,
+    },
+    Surrounding {
+        what: "collaborators",
+        request: "ListApplicationCollaboratorsRequest",
+        method: "/ttn.lorawan.v3.ApplicationAccess/ListCollaborators",
+        ids: "application_ids",
+        items: "collaborators",
+        at_is: true,
+    },
+];
 
 fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {

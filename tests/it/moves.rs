@@ -35,12 +35,9 @@ fn a_plan_changes_nothing() {
 
 #[test]
 fn clear_modes_leave_what_they_say() {
-    for (mode, left) in [
-        ("nothing", [3, 2, 3, 3]),
-        ("mute", [3, 2, 3, 3]),
-        ("keys", [3, 0, 0, 0]),
-        ("delete", [0, 0, 0, 0]),
-    ] {
+    for (mode, left) in
+        [("nothing", [3, 2, 3, 3]), ("mute", [3, 2, 3, 3]), ("keys", [3, 0, 0, 0]), ("delete", [0, 0, 0, 0])]
+    {
         let world = World::some(&[1, 2, 4]);
         world.config(&format!("[clear]\nmode = \"{mode}\"\nwhen = \"verified\"\n"));
         world.run().expect(0);
@@ -111,15 +108,23 @@ fn every_set_of_registries_is_handled() {
         }
         let held = |side: &crate::world::Side| TABLES.map(|t| side.count(t, APP) > 0);
         let [is, js, as_, ns] = held(&world.source);
-        let allowed = [(js && !ns, "clear-without-mute"), (ns && !js, "root-keys"), (ns && !as_, "app-session-missing")];
-        let losses: Vec<_> = allowed.iter().filter(|(on, _)| *on).map(|(_, name)| format!("\"{name}\"")).collect();
+        let allowed = [
+            (js && !ns, "clear-without-mute"),
+            (ns && !js, "root-keys"),
+            (ns && !as_, "app-session-missing"),
+        ];
+        let losses: Vec<_> =
+            allowed.iter().filter(|(on, _)| *on).map(|(_, name)| format!("\"{name}\"")).collect();
         let config = |losses: &str| {
             let text = format!(
                 "[transform]\nsession = \"keep\"\nallow-loss = [{losses}]\n[clear]\nmode = \"delete\"\nwhen = \"verified\"\n"
             );
             let file = world.config(&text);
             let text = std::fs::read_to_string(&file).expect("written");
-            let chosen = text.replace("target = \"fleet-lab\"", "target = \"fleet-lab\"\ndevices = { ids = [\"dev-00001\"] }");
+            let chosen = text.replace(
+                "target = \"fleet-lab\"",
+                "target = \"fleet-lab\"\ndevices = { ids = [\"dev-00001\"] }",
+            );
             std::fs::write(file, chosen).expect("a file");
         };
         if !losses.is_empty() {

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use prost_reflect::{DynamicMessage, Value};
 use stackferry::{
     map::path,
     rehearsal::{
@@ -15,7 +16,6 @@ use stackferry::{
         store::{Table, device_key},
     },
 };
-use prost_reflect::{DynamicMessage, Value};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -114,8 +114,7 @@ impl World {
     pub fn with(source: Settings, target: Settings) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let side = |settings: Settings, block: &str| {
-            let settings =
-                Settings { dev_addr_prefixes: vec![block.parse().expect("a prefix")], ..settings };
+            let settings = Settings { dev_addr_prefixes: vec![block.parse().expect("a prefix")], ..settings };
             let tts = Tts::new(settings).expect("memory");
             let listen = SocketAddr::from(([127, 0, 0, 1], 0));
             let served = runtime.block_on(serve(Arc::clone(&tts), listen, None)).expect("loopback");
