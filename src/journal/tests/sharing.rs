@@ -31,6 +31,9 @@ async fn each_task_has_its_entries_in_the_order_of_its_calls() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.expect("succeeds");
     }
+    handle.set_meta("api-key-id", "one").await.expect("writes");
+    let meta = handle.read(|journal| journal.meta("api-key-id")).await.expect("reads");
+    assert_eq!(meta.as_deref(), Some("one"));
     let other = handle.clone();
     handle.close().await.expect("closes");
     assert_eq!(other.append(&device("a"), "x", "").await.expect_err("closed").kind, ErrorKind::Closed);
@@ -91,6 +94,32 @@ async fn dropping_the_last_handle_closes_the_journal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn throughput() {
+    let (place, start) = (Place::new(), Instant::now());
+    let mut journal = place.open();
+    for group in 0..1000 {
+        let entries = (0..30).map(|n| {
+            let device = device(&format!("device-{}", group * 10 + n / 3));
+            match n % 3 {
+                0 => Write::seal(&device, "source-1", &[7; 4000]),
+                _ => Write::event(&device, "step", vec![b'x'; 300]),
+            }
+        });
+        journal.write(&entries.collect::<Vec<_>>()).expect("writes");
+    }
+    println!("30,000 entries of 10,000 devices in groups of 30: written in {:?}", start.elapsed());
+    drop(journal);
+    let start = Instant::now();
+    let journal = place.open();
+    println!("checked and opened in {:?}", start.elapsed());
+    let start = Instant::now();
+    journal.for_each_device::<Error>(|_, _| Ok(())).expect("replays");
+    println!("replayed in {:?}", start.elapsed());
+    let start = Instant::now();
+    for n in 0..1000 {
+        journal.latest_seal(&device(&format!("device-{n}")), "source-1").expect("reads").expect("there");
+    }
+    println!("a seal re-read in {:?}", start.elapsed() / 1000);
+
     for tasks in [1, 16, 64, 256] {
         let place =
             Place { folder: tempfile::tempdir_in(".").expect("a folder on this disk"), ..Place::new() };
