@@ -86,6 +86,31 @@ fn what_was_acknowledged_survives_a_kill() {
     assert!(acknowledged.len() > 500, "only {} were acknowledged", acknowledged.len());
 }
 
+#[test]
+fn a_run_that_is_killed_while_it_makes_its_journal_leaves_one_or_none() {
+    let mut left = [0; 2];
+    let mut delay = Duration::ZERO;
+    // Later and later, until it has come far enough a few times.
+    while left[1] < 10 {
+        let place = Place::new();
+        let mut child = child("crash::child_that_appends", &place.path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        thread::sleep(delay);
+        delay += delay / 20 + Duration::from_micros(400);
+        assert!(delay < Duration::from_secs(10), "it never makes a journal");
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+        let there = place.path.exists();
+        let opened = place.try_open().expect("whatever is left, the same command goes on");
+        assert_eq!(opened.resumed, there);
+        left[usize::from(there)] += 1;
+    }
+    assert!(left[0] > 0, "never killed early enough");
+}
+
 /// Each device has its steps from 0 without gaps, and at least those that were acknowledged.
 fn check(place: &Place, acknowledged: &BTreeMap<(String, usize), u64>) {
     let journal = place.open();
