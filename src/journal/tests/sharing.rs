@@ -90,7 +90,7 @@ async fn dropping_the_last_handle_closes_the_journal() {
     assert_eq!(place.open().events(&device).expect("reads").len(), 1);
 }
 
-/// How fast the disk makes entries durable. For people: `cargo test --release -- --ignored --nocapture throughput`.
+/// How fast the disk makes entries durable. For people: `cargo test --release --lib -- --ignored --nocapture throughput`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn throughput() {
