@@ -41,13 +41,14 @@ pub(super) fn create(paths: &Paths, sealer: Sealer, first: &[Write]) -> Result<(
     make_tables(&connection, &id, &key_check).map_err(sql)?;
     Tail::new(named.clone(), id, sealer, Head::genesis(&id, &key_check)).commit(&mut connection, first)?;
     connection.close().map_err(|(_, e)| sql(e))?;
+    fs::File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io)?;
     fs::rename(&unfinished, &paths.journal).map_err(io)?;
     paths.sync_folder()
 }
 
 fn make_tables(connection: &Connection, id: &Id, key_check: &[u8]) -> rusqlite::Result<()> {
-    // Until it has its name a rollback journal will do; EXTRA and FULL sync the file itself at each commit.
-    connection.pragma_update(None, "synchronous", "EXTRA")?;
+    // Until it has its name nobody uses it: it is synced once, when it is whole.
+    connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "application_id", format::APPLICATION_ID)?;
     connection.pragma_update(None, "user_version", format::FORMAT)?;
     connection.execute_batch(&format::SCHEMA.join("; "))?;
@@ -82,7 +83,8 @@ pub(super) fn check_key(sealer: &Sealer, row: &Row, paths: &Paths) -> Result<(),
 /// show contents that are not on the disk, and nothing may be built on those.
 pub(super) fn start_log(connection: &Connection, paths: &Paths) -> Result<(), Error> {
     let start = || {
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        // FULL for the log; EXTRA also for the moments without one, when the mode changes.
+        connection.pragma_update(None, "synchronous", "EXTRA")?;
         connection.pragma_update(None, "fullfsync", true)?;
         connection.pragma_update(None, "checkpoint_fullfsync", true)?;
         // A reader may keep the log from being emptied, which is no reason not to run.

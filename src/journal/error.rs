@@ -207,7 +207,11 @@ impl Error {
         use rusqlite::ErrorCode as Code;
         let kind = match error.sqlite_error_code() {
             Some(Code::DiskFull) => ErrorKind::Full,
-            Some(Code::ReadOnly) => ErrorKind::ReadOnly("the file".into()),
+            Some(Code::ReadOnly) => {
+                let extended = error.sqlite_error().map(|e| e.extended_code);
+                let folder = extended == Some(rusqlite::ffi::SQLITE_READONLY_DIRECTORY);
+                ErrorKind::ReadOnly(if folder { "its folder" } else { "the file" }.into())
+            }
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
             Some(Code::NotADatabase) => {
                 ErrorKind::NotAJournal("it is no SQLite database, or its first page is damaged")

@@ -97,6 +97,14 @@ impl JournalHandle {
         self.ask(|reply| Job::Write(writes, reply)).await
     }
 
+    /// As [`Journal::set_meta`].
+    ///
+    /// # Errors
+    /// Those of [`Journal::write`], or [`ErrorKind::Closed`].
+    pub async fn set_meta(&self, key: &str, value: &str) -> Result<(), Error> {
+        self.write(vec![Write::meta(key, value)]).await.map(drop)
+    }
+
     /// As [`Journal::unseal`].
     ///
     /// # Errors

@@ -142,6 +142,11 @@ impl Write {
         }
     }
 
+    /// A value for the whole migration, as [`Journal::set_meta`] has it.
+    pub fn meta(key: &str, value: &str) -> Self {
+        Self::own(&format!("meta/{key}"), &value)
+    }
+
     /// An entry of the journal about itself.
     fn own(kind: &str, body: &impl serde::Serialize) -> Self {
         // Texts and numbers only, which JSON always takes.

@@ -142,7 +142,7 @@ impl Journal {
     /// # Errors
     /// Those of [`Journal::write`].
     pub fn set_meta(&mut self, key: &str, value: &str) -> Result<(), Error> {
-        self.commit(&[Write::own(&format!("meta/{key}"), &value)])
+        self.write(&[Write::meta(key, value)]).map(drop)
     }
 
     /// The plain text of a sealed entry, read from the file again and authenticated.

@@ -38,6 +38,21 @@ fn what_was_written_is_there_after_reopening() {
     assert_eq!(journal.openings().expect("reads").len(), 2);
 }
 
+/// No test can cut the power, so at least the settings that the argument of `docs/journal.md` rests on are pinned.
+#[test]
+fn commits_are_synced() {
+    let place = Place::new();
+    for _ in 0..2 {
+        let journal = place.open();
+        let setting = |name| format::pragma::<i64>(&journal.connection, name).expect("reads");
+        assert_eq!(format::pragma::<String>(&journal.connection, "journal_mode").expect("reads"), "wal");
+        assert_eq!(
+            [setting("synchronous"), setting("fullfsync"), setting("checkpoint_fullfsync")],
+            [3, 1, 1]
+        );
+    }
+}
+
 #[test]
 fn every_version_of_a_seal_is_kept_and_the_newest_is_found() {
     let place = Place::new();
