@@ -99,12 +99,14 @@ impl ApplicationState {
             }
         }
         for (what, count) in &self.surroundings {
-            findings.extend(match count {
-                Some(0) => None,
-                Some(count) => Some(format!("{count} {what} stay at the source only")),
-                None => Some(format!("{what} were not looked at: the API key has no right to")),
-            }
-            .map(|text| Finding::new(Kind::NotCopied, text).fix("recreate them on the target by hand")));
+            findings.extend(
+                match count {
+                    Some(0) => None,
+                    Some(count) => Some(format!("{count} {what} stay at the source only")),
+                    None => Some(format!("{what} were not looked at: the API key has no right to")),
+                }
+                .map(|text| Finding::new(Kind::NotCopied, text).fix("recreate them on the target by hand")),
+            );
         }
         findings
     }

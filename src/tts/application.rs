@@ -112,7 +112,9 @@ impl Stack {
             let about = About::application(app.as_str());
             let count = match client.unary(list.method, request, Call::safe(about)).await {
                 Ok(answer) => Some(
-                    path::get(&answer.message, list.items).and_then(|v| v.as_list().map(<[_]>::len)).unwrap_or(0),
+                    path::get(&answer.message, list.items)
+                        .and_then(|v| v.as_list().map(<[_]>::len))
+                        .unwrap_or(0),
                 ),
                 Err(error) if matches!(error.kind(), Kind::Denied { .. }) => None,
                 // A deployment without this service has none of it.
