@@ -227,11 +227,11 @@ impl State {
         Ok(next)
     }
 
-    /// The state for a new run: the check of the snapshot counts only for the run that made it, unless a clear has begun.
+    /// The state for a new run: what was seen of both sides before a clear counts only for the run that saw it.
     #[must_use]
     pub fn resumed(mut self) -> Self {
-        if self.cleared().next().is_none() {
-            self.done.remove(&Step::CheckSnapshot);
+        if !self.finished && self.cleared().next().is_none() {
+            self.done.retain(|step| !matches!(step, Step::CheckSnapshot | Step::Verify(_)));
         }
         self
     }
@@ -271,6 +271,7 @@ impl State {
             }
             Event::Failed { .. } => Ok(()),
             Event::Undo { .. } => {
+                rule(self.undo.is_none(), "it is being undone already")?;
                 rule(self.snapshot.is_some(), "nothing was begun")?;
                 rule(
                     !self.adopted.contains(&Component::Ns),
@@ -301,7 +302,10 @@ impl State {
                 rule(!undoing, "the move is being undone")?;
                 rule(recipe.create.contains(&c), "this record is not wanted")?;
                 rule(self.reread.is_some(), "the source was not read after the mute (S4)")?;
-                rule(c != Component::Ns || self.quiet(), "the source may still send downlinks (S2)")
+                rule(
+                    !matches!(c, Component::Ns | Component::Js) || self.quiet(),
+                    "the source may still send downlinks, or its keys cannot be muted (S2)",
+                )
             }
             Step::StartedAt => {
                 rule(!undoing && self.has(Step::Create(Component::Ns)), "there is no NS record yet")
@@ -346,10 +350,12 @@ impl State {
             steps.push(Step::Mute);
         }
         steps.push(Step::Reread);
+        let early = Component::ALL.into_iter().filter(|c| *c != Component::Ns && recipe.create.contains(c));
         if recipe.strategy == Strategy::ClearFirst {
+            // What the target may refuse comes before the keys leave the source.
+            steps.extend(early.clone().filter(|c| *c != Component::Js).map(Step::Create));
             steps.extend([Step::CheckSnapshot, Step::Clear(Component::Js)]);
         }
-        let early = recipe.create.iter().copied().filter(|c| *c != Component::Ns);
         steps.extend(early.clone().map(Step::Create));
         steps.extend(early.map(Step::Verify));
         if recipe.create.contains(&Component::Ns) {

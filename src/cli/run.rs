@@ -57,7 +57,6 @@ pub(super) async fn carry_out(
     stop: &Stop,
 ) -> Result<Option<Summary>, Failure> {
     let journal = open_journal(config)?;
-    let guard = signals::listen(stop, &sink);
     let pace = connect::pace(config);
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
@@ -65,11 +64,12 @@ pub(super) async fn carry_out(
         if going > 0 && is_real(config) && !yes && !asked(going, terminal)? {
             return Ok(None);
         }
+        // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
+        let _listening = signals::listen(stop, &sink);
         let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop };
         Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, prepared).await?))
     }
     .await;
-    drop(guard);
     let closed = journal.close().await;
     let summary = result?;
     closed?;

@@ -11,6 +11,24 @@ use crate::{
     plan::transform::Write,
 };
 
+/// What is read of the target's NS record besides what was written, to see whether the device lives there.
+pub const LIFE: &[&str] = &[
+    "session.dev_addr",
+    "session.keys.session_key_id",
+    "session.keys.f_nwk_s_int_key.key",
+    "session.last_f_cnt_up",
+    "session.last_n_f_cnt_down",
+    "session.last_conf_f_cnt_down",
+    "pending_session.dev_addr",
+    "mac_state.recent_uplinks",
+    "mac_state.recent_downlinks",
+    "mac_state.last_downlink_at",
+];
+
+/// Counters that only go up in one session.
+const COUNTERS: &[&str] =
+    &["session.last_f_cnt_up", "session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
+
 /// What a live or muted device changes by itself, by component.
 fn moving(component: Component) -> &'static [&'static str] {
     match component {
@@ -22,6 +40,7 @@ fn moving(component: Component) -> &'static [&'static str] {
             "last_join_nonce",
             "last_rj_count_0",
             "last_rj_count_1",
+            "session",
         ],
         Component::As => &["updated_at", "pending_session", "session.last_a_f_cnt_down"],
         Component::Ns => &[
@@ -45,7 +64,7 @@ fn moving(component: Component) -> &'static [&'static str] {
 /// How a record on the target stands to what was written.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Equal in every path that was written.
+    /// Equal in every path that was written, and nothing has happened there since.
     Equal,
     /// Equal but for what traffic changes, and traffic there was: the device lives there.
     MovedOn,
@@ -53,38 +72,83 @@ pub enum Standing {
     Different(Vec<String>),
 }
 
-/// Compares a record that was read back with what was written.
-pub fn standing(component: Component, write: &Write, read: &Record) -> Standing {
-    let differences = differences(&write.message, &read.0, &write.paths);
-    if differences.is_empty() {
-        return Standing::Equal;
+/// The paths to read for a comparison with `write`.
+pub fn paths(component: Component, write: &Write) -> Vec<String> {
+    let mut paths = write.paths.clone();
+    if component == Component::Ns {
+        let covered = |p: &str| write.paths.iter().any(|w| path::covers(w, p));
+        paths.extend(LIFE.iter().filter(|p| !covered(p)).map(|p| (*p).to_owned()));
     }
-    if component == Component::Ns && lives(write, read) {
-        let still: Vec<_> = write.paths.iter().filter(|p| !is_session(p)).cloned().collect();
-        let differences = self::differences(&write.message, &read.0, &still);
-        if differences.is_empty() {
-            return Standing::MovedOn;
-        }
-        return Standing::Different(names(&differences));
-    }
-    Standing::Different(names(&differences))
+    paths
 }
 
-/// True when the device has sent or joined since the record was written: a higher FCntUp in the same session, or a
-/// session that was not written.
+/// Compares a record that was read back by [`paths`] with what was written. `live`: the target's NS record is there, so
+/// that joins and uplinks may have changed the other records too.
+pub fn standing(component: Component, write: &Write, read: &Record, live: bool) -> Standing {
+    let mut different = other_device(write, read);
+    let lives = component == Component::Ns && lives(write, read);
+    let still: Vec<_> =
+        write.paths.iter().filter(|p| !(live || lives) || !is_moving(component, p)).cloned().collect();
+    different.extend(names(&differences(&write.message, &read.0, &still)));
+    if lives {
+        different.extend(backwards(write, read));
+    }
+    match (different.is_empty(), lives) {
+        (false, _) => Standing::Different(different),
+        (true, true) => Standing::MovedOn,
+        (true, false) => Standing::Equal,
+    }
+}
+
+/// The identifiers are in every answer and in no mask: another device under the same ID differs in them.
+fn other_device(write: &Write, read: &Record) -> Vec<String> {
+    ["ids.join_eui", "ids.dev_eui"]
+        .into_iter()
+        .filter(|p| path::bytes(&write.message, p) != path::bytes(&read.0, p))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// True when something has happened on the target since the NS record was written: another session, a join under way, a
+/// counter or the list of frames moved on. `read` must hold [`LIFE`].
 pub fn lives(write: &Write, read: &Record) -> bool {
     if path::has(&read.0, "pending_session") {
         return true;
     }
-    let written = session_of(&write.message);
-    match session_of(&read.0) {
-        None => false,
-        session if session != written => true,
-        Some(_) => {
-            let count = |m: &DynamicMessage| path::number(m, "session.last_f_cnt_up");
-            count(&read.0) > count(&write.message)
+    match (session_of(&read.0), session_of(&write.message)) {
+        (None, _) => false,
+        (now, then) if now != then => true,
+        _ => {
+            let count = |m: &DynamicMessage, p: &str| path::number(m, p);
+            let frames =
+                ["mac_state.recent_uplinks", "mac_state.recent_downlinks", "mac_state.last_downlink_at"];
+            COUNTERS.iter().any(|p| count(&read.0, p) > count(&write.message, p))
+                || frames.iter().any(|p| path::get(&read.0, p) != path::get(&write.message, p))
         }
     }
+}
+
+/// True when the device itself was heard: a session that was not written, or an uplink in the one that was.
+pub fn was_heard(write: &Write, read: &Record) -> bool {
+    match (session_of(&read.0), session_of(&write.message)) {
+        (None, _) => false,
+        (now, then) if now != then => true,
+        _ => {
+            path::number(&read.0, "session.last_f_cnt_up")
+                > path::number(&write.message, "session.last_f_cnt_up")
+                || path::get(&read.0, "mac_state.recent_uplinks")
+                    != path::get(&write.message, "mac_state.recent_uplinks")
+        }
+    }
+}
+
+/// Counters of the same session that are lower than what was written.
+fn backwards(write: &Write, read: &Record) -> Vec<String> {
+    if session_of(&read.0) != session_of(&write.message) {
+        return Vec::new();
+    }
+    let lower = |p: &&&str| path::number(&read.0, p) < path::number(&write.message, p);
+    COUNTERS.iter().filter(lower).map(|p| (*p).to_owned()).collect()
 }
 
 /// What tells one session from another.
@@ -98,19 +162,10 @@ fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
     })
 }
 
-/// True when traffic changes this path by itself.
+/// True when traffic changes this path of a live record by itself: a join replaces the whole session.
 pub fn is_moving(component: Component, path: &str) -> bool {
-    component == Component::Ns && is_session(path)
-        || moving(component)
-            .iter()
-            .any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
-}
-
-fn is_session(path: &str) -> bool {
-    ["session", "mac_state", "pending_session", "pending_mac_state", "ids.dev_addr"]
-        .iter()
-        .any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('.')))
-        || moving(Component::Ns).contains(&path)
+    let session = matches!(component, Component::Ns | Component::As) && path::covers("session", path);
+    session || moving(component).iter().any(|p| path::covers(p, path))
 }
 
 /// Compares a record of the source with its sealed snapshot: the paths that somebody changed while it was muted.
@@ -122,16 +177,35 @@ pub fn changed_while_muted(
     match (sealed, now) {
         (None, None) => Vec::new(),
         (Some(sealed), Some(now)) => {
+            let joined = path::has(&sealed.0, "pending_session");
             let (mut left, mut right) = (sealed.0.clone(), now.0.clone());
-            for path in moving(component) {
-                path::clear(&mut left, path);
-                path::clear(&mut right, path);
+            for message in [&mut left, &mut right] {
+                moving(component).iter().for_each(|p| path::clear(message, p));
+                // The join that was under way when it was sealed may have become the session.
+                if joined {
+                    ["session", "ids.dev_addr"].iter().for_each(|p| path::clear(message, p));
+                }
             }
             names(&diff::diff(&left, &right))
         }
         (Some(_), None) => vec![format!("the {component} record is gone")],
         (None, Some(_)) => vec![format!("a {component} record has appeared")],
     }
+}
+
+/// The source as it must be when the target goes live: muted, the same session, the same downlink counters.
+pub fn still_as_sealed(sealed: &Record, now: &Record) -> Vec<String> {
+    let mut changed = Vec::new();
+    if path::wrapped_flag(&now.0, crate::plan::MUTE) != Some(false) {
+        changed.push(crate::plan::MUTE.to_owned());
+    }
+    if session_of(&sealed.0) != session_of(&now.0) {
+        changed.push("session".to_owned());
+    }
+    let counters = ["session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
+    let moved = |p: &&str| path::number(&sealed.0, p) != path::number(&now.0, p);
+    changed.extend(counters.into_iter().filter(moved).map(str::to_owned));
+    changed
 }
 
 fn differences(written: &DynamicMessage, read: &DynamicMessage, paths: &[String]) -> Vec<Difference> {

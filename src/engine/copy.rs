@@ -1,74 +1,111 @@
 //! The steps on the target: create, verify, see, and the undo of a create; and the last look before the clear.
 
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
+
 use super::{
     compare::{self, Standing},
     device::{Mover, Trouble, changed, retry},
 };
 use crate::{
     map::path,
-    model::device::Component,
+    model::{
+        device::{Component, Record},
+        ids::DeviceId,
+    },
     plan::{
+        MUTE,
         finding::{Finding, Kind},
         transform::{Found, STARTED_AT, Write},
     },
     source::Source,
-    step::Step,
+    step::{Event as Logged, Step, Strategy},
     target::Target,
+    wire,
 };
 
 impl<S: Source, T: Target> Mover<'_, S, T> {
-    /// Creates a record, or adopts the one that an earlier attempt left: it must be what we would write.
+    /// Creates a record, or takes the one that is there when it is what we would write.
     pub(super) async fn create(&mut self, component: Component) -> Result<(), Trouble> {
         let step = Step::Create(component);
         let write = self.write(component).await?;
         let id = self.target_id();
-        let there = self.ctx.target.read(&id, component, &write.paths).await.map_err(retry)?;
-        if let Some(record) = &there {
-            return match compare::standing(component, &write, record) {
+        let ours = self.log.state().is_open(step);
+        if let Some(record) = self.on_target(component, &write).await? {
+            return match compare::standing(component, &write, &record, false) {
                 // An earlier attempt of ours, of which we did not hear whether it succeeded.
-                Standing::Equal | Standing::MovedOn if self.log.state().is_open(step) => {
-                    self.done(step, Ok(())).await
-                }
-                Standing::Equal | Standing::MovedOn => {
-                    Ok(self.log.record(&crate::step::Event::Adopted { component }).await?)
-                }
-                Standing::Different(paths) => Err(Trouble::Refuse(
-                    Finding::new(Kind::IdTaken, format!("{id} is on the target already and differs"))
-                        .at(component)
-                        .paths(paths)
-                        .fix("remove it there, or move this device under another ID"),
-                )),
+                Standing::Equal | Standing::MovedOn if ours => self.done(step, Ok(())).await,
+                Standing::Equal => Ok(self.log.record(&Logged::Adopted { component }).await?),
+                Standing::MovedOn => Err(Trouble::Refuse(taken(&id, component, vec!["session".into()]))),
+                Standing::Different(paths) => Err(Trouble::Refuse(taken(&id, component, paths))),
             };
+        }
+        if component == Component::Ns {
+            self.source_is_still_muted().await?;
         }
         self.intent(step).await?;
         let done = self.ctx.target.create(&id, component, &write).await;
         self.done(step, done).await
     }
 
+    /// Right before the target goes live: nobody may have unmuted or used the source since it was sealed (S2, S4).
+    async fn source_is_still_muted(&self) -> Result<(), Trouble> {
+        let sealed = self.log.second_snapshot().await?;
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        let (Some(sealed), Some(now)) = (&sealed.records.ns, &now.records.ns) else {
+            return Err(Trouble::Refuse(changed("its record at the source is gone", Component::Ns)));
+        };
+        let paths = compare::still_as_sealed(sealed, now);
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let text = "the source was unmuted or used after it was sealed: the target does not go live";
+        Err(Trouble::Refuse(changed(text, Component::Ns).paths(paths)))
+    }
+
+    /// One record of the target, with everything that a comparison needs.
+    async fn on_target(&self, component: Component, write: &Write) -> Result<Option<Record>, Trouble> {
+        let paths = compare::paths(component, write);
+        self.ctx.target.read(&self.target_id(), component, &paths).await.map_err(retry)
+    }
+
+    /// True when the device has joined, sent or been sent to on the target since we made it live there.
+    pub(super) async fn lives_on_target(&mut self) -> Result<bool, Trouble> {
+        if !self.log.state().touched(Step::Create(Component::Ns)) {
+            return Ok(false);
+        }
+        let write = self.write(Component::Ns).await?;
+        let record = self.on_target(Component::Ns, &write).await?;
+        Ok(record.is_some_and(|r| compare::lives(&write, &r)))
+    }
+
     /// Creation sets the start of the session to now. A device that has joined since has a start of its own.
     pub(super) async fn started_at(&mut self) -> Result<(), Trouble> {
         let write = self.write(Component::Ns).await?;
-        let id = self.target_id();
-        let mut paths = write.paths.clone();
-        paths.push(STARTED_AT.to_owned());
-        let read = self.ctx.target.read(&id, Component::Ns, &paths).await.map_err(retry)?;
-        let Some(record) = read else {
+        let mut wanted = write.clone();
+        wanted.paths.push(STARTED_AT.to_owned());
+        let Some(record) = self.on_target(Component::Ns, &wanted).await? else {
             return Err(Trouble::Refuse(not_equal(Component::Ns, vec!["the record is gone".into()])));
         };
         self.intent(Step::StartedAt).await?;
-        let same_session = path::bytes(&record.0, "session.keys.session_key_id")
-            == path::bytes(&write.message, "session.keys.session_key_id")
-            && path::bytes(&record.0, "session.dev_addr") == path::bytes(&write.message, "session.dev_addr");
+        let same = |p: &str| path::bytes(&record.0, p) == path::bytes(&write.message, p);
+        let same_session = same("session.keys.session_key_id") && same("session.dev_addr");
         let as_wanted = path::get(&record.0, STARTED_AT) == path::get(&write.message, STARTED_AT);
         let done = if same_session && !as_wanted {
-            let mut message = path::project(&write.message, &["ids", STARTED_AT]);
-            path::clear(&mut message, "ids.dev_addr");
-            let only = Write { message, paths: vec![STARTED_AT.to_owned()] };
-            self.ctx.target.update(&id, Component::Ns, &only).await
+            self.update_ns(path::project(&write.message, &[STARTED_AT]), STARTED_AT).await
         } else {
             Ok(())
         };
         self.done(Step::StartedAt, done).await
+    }
+
+    /// Sets one path of the target's NS record.
+    async fn update_ns(&mut self, mut message: DynamicMessage, path: &str) -> Result<(), wire::Error> {
+        let ids = ["ids.device_id", "ids.application_ids", "ids.dev_eui", "ids.join_eui"];
+        if let Some(write) = self.copy.as_ref().and_then(|c| c.get(Component::Ns)) {
+            path::apply(&mut message, &write.message, &ids);
+        }
+        let only = Write { message, paths: vec![path.to_owned()] };
+        self.ctx.target.update(&self.target_id(), Component::Ns, &only).await
     }
 
     /// Reads a record back and compares it with what was written.
@@ -77,8 +114,10 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         if component == Component::Ns && path::has(&write.message, STARTED_AT) {
             write.paths.push(STARTED_AT.to_owned());
         }
-        let read = self.ctx.target.read(&self.target_id(), component, &write.paths).await.map_err(retry)?;
-        match read.map(|r| compare::standing(component, &write, &r)) {
+        let live = self.log.state().has(Step::Create(Component::Ns));
+        let read = self.on_target(component, &write).await?;
+        // The session's own start time is not compared once the device has another session.
+        match read.map(|r| compare::standing(component, &write, &r, live && component != Component::Ns)) {
             Some(Standing::Equal | Standing::MovedOn) => {
                 let step = Step::Verify(component);
                 self.intent(step).await?;
@@ -89,12 +128,12 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         }
     }
 
-    /// A dropped session comes back as a new one with the first uplink after the join.
+    /// A dropped session comes back as a new one with the first uplink after the join; a kept one goes on.
     pub(super) async fn await_seen(&mut self) -> Result<(), Trouble> {
-        let paths = ["session.dev_addr", "session.last_f_cnt_up"].map(str::to_owned);
-        let read = self.ctx.target.read(&self.target_id(), Component::Ns, &paths).await.map_err(retry)?;
-        if !read.is_some_and(|r| path::has(&r.0, "session.dev_addr")) {
-            return Err(Trouble::Wait("on the target; not seen there yet (it joins by itself)".into()));
+        let write = self.write(Component::Ns).await?;
+        let record = self.on_target(Component::Ns, &write).await?;
+        if !record.is_some_and(|r| compare::was_heard(&write, &r)) {
+            return Err(Trouble::Wait("on the target; not seen there yet".into()));
         }
         self.intent(Step::AwaitSeen).await?;
         self.done(Step::AwaitSeen, Ok(())).await
@@ -115,44 +154,78 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 return Err(Trouble::Block(changed(text, component).paths(paths)));
             }
         }
+        let queue = "session.queued_application_downlinks";
+        let queued = now.records.ns.as_ref().is_some_and(|r| path::has(&r.0, queue));
+        if queued && !self.ctx.wishes.allowed.contains(&Kind::QueuedDownlinks) {
+            return Err(Trouble::Wait(
+                "downlinks wait in the queue of the muted source (queued-downlinks)".into(),
+            ));
+        }
         self.intent(Step::CheckSnapshot).await?;
         self.done(Step::CheckSnapshot, Ok(())).await
+    }
+
+    /// Removes a record at the source. In `clear-first` the target is looked at once more: nothing may be in the way.
+    pub(super) async fn clear(&mut self, component: Component) -> Result<(), Trouble> {
+        let step = Step::Clear(component);
+        let first = self.log.state().recipe().is_some_and(|r| r.strategy == Strategy::ClearFirst);
+        let unmade = component == Component::Js && !self.log.state().touched(Step::Create(Component::Js));
+        if first && unmade && !self.log.state().is_open(step) {
+            let write = self.write(component).await?;
+            if let Some(record) = self.on_target(component, &write).await?
+                && compare::standing(component, &write, &record, false) != Standing::Equal
+            {
+                return Err(Trouble::Refuse(taken(&self.target_id(), component, vec!["root_keys".into()])));
+            }
+        }
+        self.intent(step).await?;
+        let done = self.ctx.source.clear(&self.name.device, component).await;
+        self.done(step, done).await
     }
 
     /// Undo of a create. A record that is not ours, or whose device has joined or sent since, stays.
     pub(super) async fn remove(&mut self, component: Component) -> Result<(), Trouble> {
         let step = Step::Remove(component);
         let write = self.write(component).await?;
-        let id = self.target_id();
-        let there = self.ctx.target.read(&id, component, &write.paths).await.map_err(retry)?;
-        let done = match &there {
-            None => {
-                self.intent(step).await?;
-                Ok(())
+        let made = self.log.state().has(Step::Create(component));
+        self.intent(step).await?;
+        let there = self.on_target(component, &write).await?;
+        let Some(record) = there else { return self.done(step, Ok(())).await };
+        if !made && let Standing::Different(paths) = compare::standing(component, &write, &record, true) {
+            return Err(Trouble::Block(not_equal(component, paths)));
+        }
+        if component == Component::Ns {
+            // Muted first, so that no join is accepted between the look and the removal.
+            let mut muted = DynamicMessage::new(write.message.descriptor());
+            path::set_wrapped(&mut muted, MUTE, Value::Bool(false));
+            if let Err(error) = self.update_ns(muted, MUTE).await {
+                return self.done(step, Err(error)).await;
             }
-            Some(record) => {
-                if component == Component::Ns && compare::lives(&write, record) {
-                    return Err(Trouble::Block(
-                        Finding::new(
-                            Kind::LiveOnTarget,
-                            format!("{id} has joined or sent on the target since"),
-                        )
-                        .at(component)
-                        .fix("leave it there: see what differs, set it right by hand, then run again"),
-                    ));
-                }
-                let ours = self.log.state().has(Step::Create(component));
-                if let (false, Standing::Different(paths)) =
-                    (ours, compare::standing(component, &write, record))
-                {
-                    return Err(Trouble::Block(not_equal(component, paths)));
-                }
-                self.intent(step).await?;
-                self.ctx.target.remove(&id, component).await
-            }
+        }
+        let Some(record) = self.on_target(component, &write).await? else {
+            return self.done(step, Ok(())).await;
         };
+        if component == Component::Ns && compare::lives(&write, &record) {
+            let was = path::project(&write.message, &[MUTE]);
+            self.update_ns(was, MUTE).await.map_err(retry)?;
+            return Err(Trouble::Block(alive(&self.target_id())));
+        }
+        let done = self.ctx.target.remove(&self.target_id(), component).await;
         self.done(step, done).await
     }
+}
+
+fn taken(id: &DeviceId, component: Component, paths: Vec<String>) -> Finding {
+    Finding::new(Kind::IdTaken, format!("{id} is on the target already and differs"))
+        .at(component)
+        .paths(paths)
+        .fix("remove it there, or move this device under another ID")
+}
+
+fn alive(id: &DeviceId) -> Finding {
+    Finding::new(Kind::LiveOnTarget, format!("{id} has joined or sent on the target since"))
+        .at(Component::Ns)
+        .fix("leave it there: see what differs, set it right by hand, then run again")
 }
 
 fn not_equal(component: Component, paths: Vec<String>) -> Finding {

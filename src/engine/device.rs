@@ -16,7 +16,7 @@ use crate::{
         self, MUTE,
         facts::{TargetFacts, Wishes},
         finding::{Finding, Kind, Severity},
-        session::Carry,
+        session::{Activation, Carry},
         transform::{self, Copy, Found, STARTED_AT, Transformed},
     },
     source::Source,
@@ -24,6 +24,9 @@ use crate::{
     target::Target,
     wire,
 };
+
+/// How often a lost answer to a create is looked up on the target in one run.
+const LOOKS: u32 = 2;
 
 /// What all devices of one application share.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ pub struct Context<S, T> {
 
 /// Why a step did not succeed.
 pub(super) enum Trouble {
-    /// The device cannot be moved: undo what was done.
+    /// The device cannot be moved: undo what was done. The step itself surely did nothing.
     Refuse(Finding),
     /// Nothing is wrong with the device; the next run goes on.
     Retry { why: String, maybe_applied: bool },
@@ -74,14 +77,13 @@ pub struct Mover<'a, S, T> {
     pub(super) ctx: &'a Context<S, T>,
     pub(super) name: DeviceName,
     pub(super) log: DeviceLog,
-    pub(super) listed: Found,
     pub(super) copy: Option<Copy>,
 }
 
 impl<'a, S: Source, T: Target> Mover<'a, S, T> {
-    /// `listed` is what the plan read; `log` what earlier runs recorded.
-    pub fn new(ctx: &'a Context<S, T>, name: DeviceName, log: DeviceLog, listed: Found) -> Self {
-        Self { ctx, name, log, listed, copy: None }
+    /// `log` is what earlier runs recorded.
+    pub fn new(ctx: &'a Context<S, T>, name: DeviceName, log: DeviceLog) -> Self {
+        Self { ctx, name, log, copy: None }
     }
 
     /// Goes on until the device ends, waits, or cannot go on.
@@ -90,6 +92,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
     /// Only when the journal fails: then the run must end.
     pub async fn run(mut self) -> Result<Outcome, LogError> {
         let mut refused = None;
+        let mut looks = LOOKS;
         loop {
             if self.ctx.abort.is_cancelled() {
                 return Ok(Outcome::Stopped("interrupted".into()));
@@ -113,6 +116,8 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             if self.ctx.hold && matches!(step, Step::CheckSnapshot | Step::Clear(_)) {
                 return Ok(Outcome::Waiting("the clear is on hold (clear.hold)".into()));
             }
+            // An attempt of an earlier run whose end is not known stays open until it is known.
+            let was_open = self.log.state().is_open(step);
             match self.step(step).await {
                 Ok(()) => {
                     self.ctx.events.send(Event::Step { device: self.name.clone(), step });
@@ -121,21 +126,48 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     return Ok(Outcome::Refused(vec![finding]));
                 }
                 Err(Trouble::Refuse(finding)) => {
-                    let undo = Logged::Undo { kind: finding.kind.name().into(), why: finding.to_string() };
-                    if self.log.state().apply(&undo).is_err() {
-                        return Ok(Outcome::Blocked(finding));
+                    if let Some(outcome) = self.give_up(step, was_open, &finding).await? {
+                        return Ok(outcome);
                     }
-                    self.log.record(&undo).await?;
                     refused = Some(finding);
                 }
                 Err(Trouble::Retry { why, maybe_applied }) => {
+                    let maybe_applied = maybe_applied || was_open;
                     self.log.record(&Logged::Failed { step, maybe_applied, why: why.clone() }).await?;
+                    // A create whose answer was lost: the record on the target tells, and reading it is safe.
+                    if maybe_applied && matches!(step, Step::Create(_)) && looks > 0 {
+                        looks -= 1;
+                        continue;
+                    }
                     return Ok(Outcome::Stopped(format!("could not {step}: {why}")));
                 }
                 Err(Trouble::Block(finding)) => return Ok(Outcome::Blocked(finding)),
                 Err(Trouble::Wait(what)) => return Ok(Outcome::Waiting(what)),
                 Err(Trouble::Fatal(error)) => return Err(error),
             }
+        }
+    }
+
+    /// Begins the undo. An outcome is returned when there can be none: then a person must look.
+    async fn give_up(
+        &mut self,
+        step: Step,
+        was_open: bool,
+        finding: &Finding,
+    ) -> Result<Option<Outcome>, LogError> {
+        if self.log.state().is_open(step) && !was_open {
+            let why = finding.to_string();
+            self.log.record(&Logged::Failed { step, maybe_applied: false, why }).await?;
+        }
+        let undo = Logged::Undo { kind: finding.kind.name().into(), why: finding.to_string() };
+        if self.log.state().apply(&undo).is_err() {
+            return Ok(Some(Outcome::Blocked(finding.clone())));
+        }
+        match self.lives_on_target().await {
+            Ok(false) => self.log.record(&undo).await.map(|()| None),
+            Ok(true) => Ok(Some(Outcome::Blocked(finding.clone()))),
+            Err(Trouble::Fatal(error)) => Err(error),
+            Err(_) => Ok(Some(Outcome::Stopped(format!("could not see the target: {finding}")))),
         }
     }
 
@@ -157,18 +189,15 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             Step::Verify(component) => self.verify(component).await,
             Step::AwaitSeen => self.await_seen().await,
             Step::CheckSnapshot => self.check_snapshot().await,
-            Step::Clear(component) => {
-                self.intent(step).await?;
-                let done = self.ctx.source.clear(&self.name.device, component).await;
-                self.done(step, done).await
-            }
+            Step::Clear(component) => self.clear(component).await,
             Step::Remove(component) => self.remove(component).await,
             Step::Unmute => self.unmute().await,
         }
     }
 
     async fn snapshot(&mut self) -> Result<(), Trouble> {
-        let found = std::mem::take(&mut self.listed);
+        // Read afresh: the plan may be old, and what is found here is what an undo restores.
+        let found = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         let transformed = transform::device(&found, &self.ctx.facts, &self.ctx.wishes);
         if let Some(finding) = transformed.findings.iter().find(|f| f.blocks()) {
             return Err(Trouble::Refuse(finding.clone()));
@@ -176,7 +205,6 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         let was = found.records.ns.as_ref().map(|ns| Mute { was: path::wrapped_flag(&ns.0, MUTE) });
         let recipe = self.recipe(&found, &transformed, was);
         let seal = self.log.seal_found("source-1", &found).await?;
-        self.listed = found;
         Ok(self.log.record(&Logged::Snapshot { seal, recipe }).await?)
     }
 
@@ -199,7 +227,11 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             mute,
             create: copy.components().collect(),
             clear,
-            wait_seen: self.ctx.clear_when != Some(ClearWhen::Verified) && transformed.carry == Carry::Drop,
+            wait_seen: match self.ctx.clear_when {
+                Some(ClearWhen::Verified) => false,
+                Some(ClearWhen::Seen) => copy.ns.is_some() && transformed.activation != Activation::Multicast,
+                None => transformed.carry == Carry::Drop,
+            },
             started_at: copy.ns.as_ref().is_some_and(|w| path::has(&w.message, STARTED_AT)),
         }
     }
@@ -215,10 +247,16 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         self.done(Step::Mute, muted).await
     }
 
+    /// Sets the mute back to what it was. A device that was found muted, or whose record is gone, is left alone.
     async fn unmute(&mut self) -> Result<(), Trouble> {
-        self.intent(Step::Unmute).await?;
         let was = self.log.state().recipe().and_then(|r| r.mute).and_then(|m| m.was);
-        let done = self.ctx.source.schedule_downlinks(&self.name.device, was).await;
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        self.intent(Step::Unmute).await?;
+        let done = if was == Some(false) || now.records.ns.is_none() {
+            Ok(())
+        } else {
+            self.ctx.source.schedule_downlinks(&self.name.device, was).await
+        };
         self.done(Step::Unmute, done).await
     }
 
@@ -301,12 +339,19 @@ pub(super) fn retry(error: wire::Error) -> Trouble {
 /// A failed write: a refusal by the server is about this device, everything else is about the way there.
 fn trouble(error: &wire::Error) -> Trouble {
     use wire::Kind as K;
-    let applied = error.outcome() == wire::Outcome::Unknown;
+    let maybe_applied = error.outcome() == wire::Outcome::Unknown;
     match error.kind() {
-        K::AlreadyExists => Trouble::Refuse(plan::refused(Kind::IdTaken, error)),
-        K::Invalid { .. } | K::FailedPrecondition | K::NotFound | K::ForbiddenPaths(_) if !applied => {
+        K::AlreadyExists if !maybe_applied => Trouble::Refuse(plan::refused(Kind::IdTaken, error)),
+        K::Invalid { .. }
+        | K::FailedPrecondition
+        | K::NotFound
+        | K::ForbiddenPaths(_)
+        | K::TooLarge
+        | K::Unimplemented
+            if !maybe_applied =>
+        {
             Trouble::Refuse(plan::refused(Kind::Refused, error))
         }
-        _ => Trouble::Retry { why: error.to_string(), maybe_applied: applied },
+        _ => Trouble::Retry { why: error.to_string(), maybe_applied },
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use prost_reflect::DynamicMessage;
 
 use super::{
     application::ApplicationState,
@@ -29,6 +30,7 @@ use crate::{
     source::Source as _,
     target::Target as _,
     tts::Stack,
+    wire,
 };
 
 /// Rights that reading, muting and clearing a source application needs (docs/servers.md, Rights).
@@ -59,8 +61,6 @@ pub struct Prepared {
     pub state: ApplicationState,
     /// What the target said of itself.
     pub facts: Arc<TargetFacts>,
-    /// What was read of the devices that are to be begun.
-    pub found: HashMap<DeviceId, Found>,
 }
 
 /// Plans one application.
@@ -88,6 +88,7 @@ pub async fn application(
             last.severity = plan::finding::Severity::Stop;
         }
     }
+    findings.extend(same_deployment(source, target, app).await?);
     let mut facts = target_facts(target, target_app).await?;
     let existing = existing(job, state.is_new()).await?;
     let inputs = inputs(job, journal, in_flight, &existing).await?;
@@ -106,8 +107,27 @@ pub async fn application(
         findings,
         devices,
     };
-    let found = inputs.into_iter().filter(|i| i.begun.is_none()).map(|i| (i.id, i.found)).collect();
-    Ok((plan, Prepared { state, facts: Arc::new(facts), found }))
+    Ok((plan, Prepared { state, facts: Arc::new(facts) }))
+}
+
+/// An application that both sides created at the same moment is one application: then nothing can exist twice.
+async fn same_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<Option<Finding>, RunError> {
+    let created = ["created_at".to_owned()];
+    let at = |found: Option<DynamicMessage>| found.and_then(|m| path::child(&m, "created_at"));
+    let here = at(source.application(app, &created).await?);
+    let there = match target.application(app, &created).await {
+        Ok(found) => at(found),
+        // Not ours to see: another's application on another deployment.
+        Err(error) if matches!(error.kind(), wire::Kind::Denied { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((here.is_some() && here == there).then(|| {
+        Finding::new(
+            Kind::SameDeployment,
+            "source and target are one deployment: a device cannot exist twice in it",
+        )
+        .fix("moves inside one deployment are not in this release")
+    }))
 }
 
 async fn rights(
@@ -170,6 +190,14 @@ async fn inputs(
     }
     let mut ids: Vec<_> = listed.keys().cloned().collect();
     ids.sort();
+    if let Some(journal) = journal {
+        // What an earlier run began goes on, also when the source no longer lists it.
+        let app = job.source.app();
+        let begun = journal.read(|j| j.devices()).await?.into_iter().filter(|k| k.application == *app);
+        ids.extend(begun.map(|k| k.device).filter(|d| !d.as_str().is_empty()));
+        ids.sort();
+        ids.dedup();
+    }
     let selected = job.select(&ids);
     let work: Vec<_> = selected.into_iter().map(|id| (listed.remove(&id).unwrap_or_default(), id)).collect();
     stream::iter(work)
@@ -240,11 +268,12 @@ async fn mac_defaults(
         inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
     let pairs: BTreeSet<_> = with_session
         .filter_map(|r| {
-            Some((radio::plan_for(r, &job.wishes)?, path::number(&r.0, "lorawan_phy_version") as i32))
+            let phy = path::number(&r.0, "lorawan_phy_version") as i32;
+            Some((path::string(&r.0, "frequency_plan_id"), radio::plan_for(r, &job.wishes)?, phy))
         })
         .collect();
-    for (plan, phy) in pairs {
-        let ours = source.default_mac_settings(&plan, phy).await?;
+    for (source_plan, plan, phy) in pairs {
+        let ours = source.default_mac_settings(&source_plan, phy).await?;
         let theirs = target.default_mac_settings(&plan, phy).await?;
         if let (Some(ours), Some(theirs)) = (ours, theirs) {
             facts.mac_defaults.insert((plan, phy), (ours, theirs));

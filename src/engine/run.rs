@@ -16,7 +16,11 @@ use crate::{
     config::{ClearMode, ClearWhen, Selection},
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
-    plan::{ApplicationPlan, DevicePlan, Plan, Verdict, facts::Wishes, finding::Finding, transform::Found},
+    plan::{
+        ApplicationPlan, DevicePlan, Plan, Verdict,
+        facts::Wishes,
+        finding::{Finding, Kind},
+    },
     source::tts::TtsSource,
     target::tts::TtsTarget,
     tts::application::Owner,
@@ -151,10 +155,10 @@ impl Dispatcher<'_> {
         prepared: Vec<Prepared>,
     ) -> Result<Summary, RunError> {
         let going = plan.count(goes);
-        let clears = !matches!(self.pace.clear, ClearMode::Nothing | ClearMode::Mute) && !self.pace.hold;
+        let clears = self.clears(plan);
         let max = self.pace.max_devices;
-        if clears && going as u64 > max {
-            return Err(RunError::TooMany { devices: going, max });
+        if clears as u64 > max {
+            return Err(RunError::TooMany { devices: clears, max });
         }
         self.events.send(Event::Started { devices: going });
         let mut summary = Summary::default();
@@ -177,6 +181,17 @@ impl Dispatcher<'_> {
         Ok(summary)
     }
 
+    /// How many devices this run may clear at the source.
+    fn clears(&self, plan: &Plan) -> usize {
+        if self.pace.hold {
+            return 0;
+        }
+        let all = !matches!(self.pace.clear, ClearMode::Nothing | ClearMode::Mute);
+        // A device that cannot be muted is cleared in every mode.
+        let first = |d: &DevicePlan| d.findings.iter().any(|f| f.kind == Kind::ClearWithoutMute);
+        plan.devices().filter(|(_, d)| goes(&d.verdict) && (all || first(d))).count()
+    }
+
     async fn application(
         &self,
         job: Job,
@@ -186,7 +201,18 @@ impl Dispatcher<'_> {
         failures: &mut Failures,
     ) -> Result<(), RunError> {
         let created = ready.state.is_new();
-        ready.state.carry_over(job.target.stack(), job.owner.as_ref()).await?;
+        let carried = tokio::select! {
+            biased;
+            carried = ready.state.carry_over(job.target.stack(), job.owner.as_ref()) => carried,
+            () = self.stop.abort.cancelled() => {
+                summary.not_begun += application.devices.iter().filter(|d| goes(&d.verdict)).count();
+                return Ok(());
+            }
+        };
+        if let Err(error) = carried {
+            self.application_failed(application, &error, summary, failures);
+            return Ok(());
+        }
         if created {
             summary.created.push(application.target.clone());
         }
@@ -202,20 +228,15 @@ impl Dispatcher<'_> {
             events: self.events.clone(),
             abort: self.stop.abort.clone(),
         };
-        let mut found = ready.found;
-        let waiting: Vec<_> = application
-            .devices
-            .iter()
-            .filter(|d| goes(&d.verdict))
-            .map(|d| (name(application, d), found.remove(&d.id).unwrap_or_default()))
-            .collect();
+        let waiting: Vec<_> =
+            application.devices.iter().filter(|d| goes(&d.verdict)).map(|d| name(application, d)).collect();
         let mut waiting = waiting.into_iter();
         let mut in_hand = FuturesUnordered::new();
         loop {
             let open = !self.stop.drain.is_cancelled() && !failures.exceeded();
             while open && in_hand.len() < self.pace.in_flight.max(1) {
-                let Some((name, found)) = waiting.next() else { break };
-                in_hand.push(self.device(&ctx, name, found));
+                let Some(name) = waiting.next() else { break };
+                in_hand.push(self.device(&ctx, name));
             }
             let Some(ended) = in_hand.next().await else { break };
             let (device, outcome) = ended?;
@@ -229,15 +250,31 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
+    /// Without its application on the target no device is begun; those of other applications go on.
+    fn application_failed(
+        &self,
+        application: &ApplicationPlan,
+        error: &wire::Error,
+        summary: &mut Summary,
+        failures: &mut Failures,
+    ) {
+        let hint = error.hint().map(|h| format!("; {h}")).unwrap_or_default();
+        let why = format!("application {} cannot be made ready: {error}{hint}", application.target);
+        self.events.send(Event::Note(why.clone()));
+        failures.counts(&Outcome::Stopped(String::new()));
+        for device in application.devices.iter().filter(|d| goes(&d.verdict)) {
+            summary.devices.push((name(application, device), Outcome::Stopped(why.clone())));
+        }
+    }
+
     async fn device(
         &self,
         ctx: &Context<TtsSource, TtsTarget>,
         name: DeviceName,
-        found: Found,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
         let log = DeviceLog::open(self.journal.clone(), key).await?;
-        let mover = Mover::new(ctx, name.clone(), log, found);
+        let mover = Mover::new(ctx, name.clone(), log);
         tokio::select! {
             biased;
             outcome = mover.run() => Ok((name, outcome?)),
@@ -275,6 +312,10 @@ fn settle(application: &ApplicationPlan, summary: &mut Summary) {
         let outcome = match device.verdict {
             Verdict::Done => Outcome::Already,
             Verdict::Wait => Outcome::Waiting(first_block(device)),
+            Verdict::Stop if device.was_begun => {
+                let findings = blocking(application, device);
+                Outcome::Stopped(findings.first().map(ToString::to_string).unwrap_or_default())
+            }
             Verdict::Stop => Outcome::Refused(blocking(application, device)),
             Verdict::Move | Verdict::Resume(_) => continue,
         };

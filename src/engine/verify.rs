@@ -57,7 +57,8 @@ async fn device(job: &Job, journal: &JournalHandle, key: DeviceKey) -> Result<Op
     let mut found = Verified { device, target_id: target_id.clone(), differences: Vec::new(), lives: false };
     for component in copy.components().filter(|c| log.state().has(Step::Create(*c))) {
         let Some(write) = copy.get(component) else { continue };
-        let read = job.target.read(&DeviceId::unchecked(&target_id), component, &write.paths).await?;
+        let paths = compare::paths(component, write);
+        let read = job.target.read(&DeviceId::unchecked(&target_id), component, &paths).await?;
         let Some(record) = read else {
             found.differences.push((component, vec!["the record is gone".to_owned()]));
             continue;
@@ -65,12 +66,8 @@ async fn device(job: &Job, journal: &JournalHandle, key: DeviceKey) -> Result<Op
         if component == Component::Ns {
             found.lives = compare::lives(write, &record);
         }
-        if let Standing::Different(paths) = compare::standing(component, write, &record) {
-            let moving = |p: &String| compare::is_moving(component, p);
-            let paths: Vec<_> = paths.into_iter().filter(|p| !moving(p)).collect();
-            if !paths.is_empty() {
-                found.differences.push((component, paths));
-            }
+        if let Standing::Different(paths) = compare::standing(component, write, &record, true) {
+            found.differences.push((component, paths));
         }
     }
     Ok(Some(found))

@@ -63,6 +63,11 @@ kinds! {
     /// The Network Server holds a session whose AppSKey no record has.
     AppSessionMissing = "app-session-missing", Stop, "payload decryption until the next join: the Application Server of the source has no session either";
 
+    /// The root keys are on an external Join Server, which answers the source's network only.
+    ExternalJoinServer = "external-join-server", Stop, "joins, until the external Join Server is told that the device is on the target's network";
+
+    /// Source and target are the same deployment.
+    SameDeployment = "same-deployment", Stop, "";
     /// The record is on a host that was not asked.
     OtherCluster = "other-cluster", Stop, "";
     /// The AppSKey is wrapped with a key that this side does not hold.

@@ -71,6 +71,8 @@ pub struct DevicePlan {
     pub findings: Vec<Finding>,
     /// gRPC calls that moving it will take.
     pub calls: u32,
+    /// True when an earlier run began it.
+    pub was_begun: bool,
 }
 
 /// What the run does with a device.
@@ -160,6 +162,7 @@ fn device(
             verdict: if begun.finished { Verdict::Done } else { Verdict::Resume(begun.state) },
             findings: Vec::new(),
             calls: if begun.finished { 0 } else { 20 },
+            was_begun: true,
         };
     }
     let components: Vec<_> = input.found.records.present().map(|(c, _)| c).collect();
@@ -178,6 +181,7 @@ fn device(
         activation: transformed.activation,
         carry: transformed.carry,
         calls: calls(&transformed, &components),
+        was_begun: false,
         verdict: verdict(&transformed.findings),
         findings: transformed.findings,
         components,

@@ -22,9 +22,9 @@ use crate::{
 /// Why sealed bytes cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
-    /// Not the JSON that was sealed.
-    #[error("the sealed snapshot has another form: {0}")]
-    Form(#[from] serde_json::Error),
+    /// Not the JSON that was sealed. Without serde's words: they may quote a value.
+    #[error("the sealed snapshot has another form")]
+    Form,
     /// A record in it is not base64.
     #[error("a record in the sealed snapshot is damaged: {0}")]
     Base64(#[from] base64::DecodeError),
@@ -74,8 +74,8 @@ pub fn found_to_bytes(found: &Found) -> Zeroizing<Vec<u8>> {
 /// # Errors
 /// When the bytes are not what [`found_to_bytes`] made.
 pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SealedError> {
-    let sealed: SealedFound = serde_json::from_slice(bytes)?;
-    check(sealed.format)?;
+    check(bytes)?;
+    let sealed: SealedFound = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
     let [ns, as_, js] = sealed.hosts;
     let mut found = Found {
         elsewhere: sealed.elsewhere,
@@ -104,8 +104,8 @@ pub fn copy_to_bytes(copy: &Copy) -> Zeroizing<Vec<u8>> {
 /// # Errors
 /// When the bytes are not what [`copy_to_bytes`] made.
 pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SealedError> {
-    let sealed: SealedCopy = serde_json::from_slice(bytes)?;
-    check(sealed.format)?;
+    check(bytes)?;
+    let sealed: SealedCopy = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
     let mut copy = Copy { id: sealed.id, ..Copy::default() };
     for (component, text, paths) in sealed.writes {
         *copy.slot(component) = Some(Write { message: decode(&text)?, paths });
@@ -113,7 +113,12 @@ pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SealedError> {
     Ok(copy)
 }
 
-fn check(format: u32) -> Result<(), SealedError> {
+fn check(bytes: &[u8]) -> Result<(), SealedError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let Versioned { format } = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
     if format == FORMAT { Ok(()) } else { Err(SealedError::Version(format)) }
 }
 

@@ -127,7 +127,7 @@ impl Source for TtsSource {
             path::set_wrapped(&mut message, MUTE, Value::Bool(on));
         }
         let stack = self.writer(Component::Ns, device).await?;
-        stack.set_device(Component::Ns, &self.app, device, message, &[MUTE.to_owned()]).await.map(drop)
+        stack.update_device(Component::Ns, &self.app, device, message, &[MUTE.to_owned()]).await
     }
 
     async fn clear(&self, device: &DeviceId, component: Component) -> Result<(), Error> {

@@ -47,15 +47,12 @@ impl Target for TtsTarget {
 
     async fn create(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
         let Write { message, paths } = write.clone();
-        self.stack.set_device(component, &self.app, device, message, &paths).await.map(drop)
+        self.stack.create_device(component, &self.app, device, message, &paths).await
     }
 
     async fn update(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
         let Write { message, paths } = write.clone();
-        match component {
-            Component::Is => self.stack.update_is(&self.app, device, message, &paths).await,
-            _ => self.stack.set_device(component, &self.app, device, message, &paths).await.map(drop),
-        }
+        self.stack.update_device(component, &self.app, device, message, &paths).await
     }
 
     async fn remove(&self, device: &DeviceId, component: Component) -> Result<(), Error> {

@@ -63,44 +63,51 @@ impl Stack {
         self.client(component).unary_masked(method(component, Verb::Get), request, paths, call).await
     }
 
-    /// Creates the IS record, or sets (creates or updates) the record of another component. Returns the answer.
+    /// Creates a record that is not there. It is sent again only when the first attempt surely did nothing: the calls of
+    /// NS, AS and JS are upserts, and a late second one would overwrite what the device has done since.
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn set_device(
+    pub async fn create_device(
         &self,
         component: Component,
         app: &AppId,
         device: &DeviceId,
         message: DynamicMessage,
         paths: &[String],
-    ) -> Result<Record, Error> {
-        let about = about_device(app, device);
-        let (request, call) = if component == Component::Is {
+    ) -> Result<(), Error> {
+        let request = if component == Component::Is {
             let mut request = proto::message("CreateEndDeviceRequest");
             path::set(&mut request, "end_device", Value::Message(message));
-            (request, Call::create(about))
+            request
         } else {
-            (set_request("SetEndDeviceRequest", message, paths), Call::safe(about))
+            set_request("SetEndDeviceRequest", message, paths)
         };
-        let answer = self.client(component).unary(method(component, Verb::Set), request, call).await?;
-        Ok(Record(answer.message))
+        let call = Call::create(about_device(app, device));
+        self.client(component).unary(method(component, Verb::Set), request, call).await.map(drop)
     }
 
-    /// Updates paths of an existing IS record.
+    /// Sets paths of a record that is there.
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn update_is(
+    pub async fn update_device(
         &self,
+        component: Component,
         app: &AppId,
         device: &DeviceId,
         message: DynamicMessage,
         paths: &[String],
     ) -> Result<(), Error> {
-        let request = set_request("UpdateEndDeviceRequest", message, paths);
+        let (method, request) = match component {
+            Component::Is => (
+                "/ttn.lorawan.v3.EndDeviceRegistry/Update",
+                set_request("UpdateEndDeviceRequest", message, paths),
+            ),
+            _ => (method(component, Verb::Set), set_request("SetEndDeviceRequest", message, paths)),
+        };
         let call = Call::safe(about_device(app, device));
-        self.is.unary("/ttn.lorawan.v3.EndDeviceRegistry/Update", request, call).await.map(drop)
+        self.client(component).unary(method, request, call).await.map(drop)
     }
 
     /// Removes a component's record; `false` when there was none.

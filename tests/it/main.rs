@@ -5,5 +5,6 @@ mod fidelity;
 mod moves;
 mod refusals;
 mod resume;
+mod safety;
 mod secrets;
 mod world;
