@@ -95,7 +95,7 @@ impl Rules<'_> {
         if QUEUES.iter().any(|q| path::covers(q, at)) || (component == Component::Is && at == "picture") {
             return Fate::Left(OWN_FINDING);
         }
-        if at == MUTE {
+        if path::covers(MUTE, at) {
             // Only the muted value is ours; that downlinks are on may be the user's own setting.
             let muted = path::wrapped_flag(message, MUTE) == Some(false);
             return if muted { Fate::Left(OWN_FINDING) } else { Fate::Carried };

@@ -36,11 +36,13 @@ pub fn write_paths(component: Component, message: &DynamicMessage, carry: Carry)
     let allowed = mask::allowed(owner::set_rpc(component));
     let mut paths: Vec<String> = Vec::new();
     let mut push = |p: &str| {
-        if p != "ids.dev_addr" && p != STARTED_AT && !paths.iter().any(|q| q == p) {
+        if !paths.iter().any(|q| q == p) {
             paths.push(p.to_owned());
         }
     };
-    for stored in path::stored(message) {
+    // `ids.dev_addr` follows the session; it has no path of its own, only all of `ids`.
+    let named = |p: &String| p != "ids.dev_addr" && p != STARTED_AT;
+    for stored in path::stored(message).into_iter().filter(named) {
         if component == Component::Ns && path::covers("mac_state", &stored) {
             push("mac_state");
         } else if let Some(cover) = mask::cover(allowed, &stored) {

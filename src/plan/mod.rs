@@ -303,3 +303,6 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let checked = if cleared > 0 { seen + 3 } else { 0 };
     mute + read_again + written + 2 * u32::from(started) + checked + count(cleared)
 }
+
+#[cfg(test)]
+mod tests;
