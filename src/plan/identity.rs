@@ -80,6 +80,10 @@ pub fn identify(message: &mut DynamicMessage, record: &Record, wishes: &Wishes, 
 
 /// Adds the attributes of the configuration; names those of the source that make way for them.
 pub fn add_attributes(message: &mut DynamicMessage, wishes: &Wishes) -> Option<Finding> {
+    if wishes.attributes.is_empty() {
+        // An empty map that was touched is not equal to one that never was.
+        return None;
+    }
     let field = crate::proto::descriptor("EndDevice").get_field_by_name("attributes")?;
     let Value::Map(map) = message.get_field_mut(&field) else { return None };
     let mut lost = Vec::new();

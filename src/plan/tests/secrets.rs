@@ -10,7 +10,9 @@ use crate::{model::secret::is_secret_path, plan::finding::Severity};
 fn forms(found: &Found) -> Vec<String> {
     let mut forms = Vec::new();
     for (_, record) in found.records.present() {
-        for at in path::stored(&record.0).iter().filter(|p| is_secret_path(p)) {
+        // The label names a key encryption key; it is shown on purpose.
+        let secret = |p: &&String| is_secret_path(p) && !p.ends_with(".kek_label");
+        for at in path::stored(&record.0).iter().filter(secret) {
             let value = path::get(&record.0, at).expect("stored");
             let raw = match (value.as_bytes(), value.as_str()) {
                 (Some(bytes), _) => bytes.to_vec(),
