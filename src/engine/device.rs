@@ -216,7 +216,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             ClearMode::Keys => [Component::Js, Component::As, Component::Ns].into(),
             ClearMode::Delete => Component::ALL.into(),
         };
-        clear.retain(|c| has(*c) && !(*c == Component::Js && found.external_js));
+        clear.retain(|c| has(*c) && !transformed.keep_at_source.contains(c));
         if first {
             clear.insert(Component::Js);
         }

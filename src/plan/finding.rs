@@ -63,8 +63,11 @@ kinds! {
     /// The Network Server holds a session whose AppSKey no record has.
     AppSessionMissing = "app-session-missing", Stop, "payload decryption until the next join: the Application Server of the source has no session either";
 
-    /// The root keys are on an external Join Server, which answers the source's network only.
-    ExternalJoinServer = "external-join-server", Stop, "joins, until the external Join Server is told that the device is on the target's network";
+    /// An external Join Server stays, and its record names other servers than the target's.
+    ExternalJoinServer = "external-join-server", Stop, "joins, until the external Join Server's record names the target's servers";
+
+    /// OTAA without root keys that can be read, and no session goes along: the copy would never be heard.
+    Unjoinable = "unjoinable", Stop, "";
 
     /// Source and target are the same deployment.
     SameDeployment = "same-deployment", Stop, "";
@@ -111,10 +114,18 @@ kinds! {
     DefaultsDiffer = "defaults-differ", Warning, "";
     /// Found muted: an earlier attempt or tool did that.
     MutedSource = "muted-source", Warning, "";
+    /// A value that no call can set on the target.
+    LeftBehind = "left-behind", Warning, "";
+    /// The records of one device hold different EUIs.
+    EuisDiffer = "euis-differ", Warning, "";
+    /// `abp-reset` names a device that joins.
+    NotReset = "not-reset", Warning, "";
     /// Registered in some of the components only.
     Partial = "partial-registration", Warning, "";
     /// A session is dropped: the device must join again.
     SessionDropped = "session-dropped", Note, "";
+    /// Counters start at zero, as `abp-reset` asks.
+    CountersReset = "counters-reset", Warning, "";
     /// A join whose accept was never sent is not carried.
     PendingJoin = "pending-join", Note, "";
     /// A value that belongs to the source is replaced or left out.

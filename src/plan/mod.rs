@@ -3,6 +3,10 @@
 
 pub mod facts;
 pub mod finding;
+pub mod identity;
+pub mod leftover;
+pub mod masks;
+pub mod presence;
 pub mod radio;
 pub mod reference;
 pub mod sealed;
@@ -101,9 +105,10 @@ impl Plan {
         self.devices().filter(|(_, d)| which(&d.verdict)).count()
     }
 
-    /// gRPC calls that the run will take after the plan.
+    /// gRPC calls that the run will take after the plan, for the devices that it moves.
     pub fn calls(&self) -> u64 {
-        self.devices().map(|(_, d)| u64::from(d.calls)).sum()
+        let moves = |d: &DevicePlan| matches!(d.verdict, Verdict::Move | Verdict::Resume(_));
+        self.devices().filter(|(_, d)| moves(d)).map(|(_, d)| u64::from(d.calls)).sum()
     }
 }
 
@@ -141,8 +146,8 @@ pub fn devices(
     wishes: &Wishes,
 ) -> Vec<DevicePlan> {
     let mut plans: Vec<_> = inputs.iter().map(|input| device(input, existing, facts, wishes)).collect();
-    clashes(&mut plans);
     plans.sort_by(|a, b| a.id.cmp(&b.id));
+    clashes(&mut plans);
     plans
 }
 
@@ -180,7 +185,7 @@ fn device(
         target_id: transformed.copy.id.clone(),
         activation: transformed.activation,
         carry: transformed.carry,
-        calls: calls(&transformed, &components),
+        calls: calls(&input.found, &transformed),
         was_begun: false,
         verdict: verdict(&transformed.findings),
         findings: transformed.findings,
@@ -212,14 +217,17 @@ fn on_target(
         };
         let ours = path::project(&write.message, &write.paths);
         let differences = diff::diff(&ours, &path::project(&record.0, &write.paths));
-        let same_euis = record.dev_eui() == Record(ours).dev_eui();
-        return Some(if differences.is_empty() && same_euis {
+        // Identifiers are in no mask: another device under the same ID differs in them.
+        let ids = ["ids.join_eui", "ids.dev_eui"];
+        let other = ids.into_iter().filter(|p| path::bytes(&write.message, p) != path::bytes(&record.0, p));
+        let paths: Vec<_> = other.map(str::to_owned).chain(differences.into_iter().map(|d| d.path)).collect();
+        return Some(if paths.is_empty() {
             Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be"))
                 .at(Component::Is)
         } else {
             Finding::new(Kind::IdTaken, format!("{id} is on the target already and differs"))
                 .at(Component::Is)
-                .paths(differences.into_iter().map(|d| d.path))
+                .paths(paths)
                 .fix("remove it there, or move this device under another ID (transform.device-id)")
         });
     }
@@ -246,8 +254,19 @@ pub fn euis_taken(join_eui: Eui64, dev_eui: Eui64, app: &AppId, device: &DeviceI
 }
 
 /// The finding for a call that the target refused, in the server's own words.
+///
+/// For an ID on the list of reserved words (`pkg/identityserver/blocklist`) it proposes another.
 pub fn refused(kind: Kind, error: &wire::Error) -> Finding {
-    Finding::new(kind, error.to_string()).fix(error.hint().unwrap_or_default())
+    let reserved = error
+        .status()
+        .and_then(|s| s.errors.iter().find(|e| e.name == "forbidden_id"))
+        .and_then(|e| e.attributes.get("id")?.as_str())
+        .and_then(|id| identity::propose(&format!("dev-{id}"), None));
+    let fix = match reserved {
+        Some(id) => format!("`{id}` would do: rename the device at the source, or use transform.device-id"),
+        None => error.hint().unwrap_or_default(),
+    };
+    Finding::new(kind, error.to_string()).fix(fix)
 }
 
 /// Two devices of a run must not get one ID (`a_b` and `a-b`).
@@ -272,13 +291,26 @@ fn clashes(plans: &mut [DevicePlan]) {
     }
 }
 
-/// gRPC calls for moving a device, as `engine::device` makes them.
-fn calls(transformed: &Transformed, components: &[Component]) -> u32 {
+/// gRPC calls for moving a device, as `engine::device` makes them when the source is cleared with `clear.mode = "keys"`;
+/// fewer in the other modes.
+fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let copy = &transformed.copy;
-    let written = copy.components().count() as u32;
-    let muted = u32::from(components.contains(&Component::Ns));
-    let started =
-        copy.ns.as_ref().map_or(0, |w| if path::has(&w.message, transform::STARTED_AT) { 2 } else { 0 });
-    // mute, read again (NS, AS, JS), look + write + verify per record, start time, look before the clear, clear.
-    muted + 3 + 3 * written + started + 3 + components.iter().filter(|c| **c != Component::Is).count() as u32
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let was_muted = found.records.ns.as_ref().map(|ns| path::wrapped_flag(&ns.0, MUTE) == Some(false));
+    let mute = u32::from(was_muted == Some(false));
+    let read_again = 3;
+    // Look for what an earlier attempt left, write, read back.
+    let written = 3 * count(copy.components().count());
+    let started = copy.ns.as_ref().is_some_and(|w| path::has(&w.message, transform::STARTED_AT));
+    let cleared = found
+        .records
+        .present()
+        .filter(|(c, _)| *c != Component::Is && !transformed.keep_at_source.contains(c))
+        .count();
+    let seen = u32::from(transformed.carry == Carry::Drop);
+    let checked = if cleared > 0 { seen + 3 } else { 0 };
+    mute + read_again + written + 2 * u32::from(started) + checked + count(cleared)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Frequency plans, PHY versions and MAC defaults: does the device fit the target's radio configuration?
 
+use prost_reflect::ReflectMessage as _;
+
 use super::{
     facts::{TargetFacts, Wishes},
     finding::{Finding, Kind},
@@ -55,7 +57,7 @@ pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) ->
             .fix("drop the session of this device, or keep its frequency plan"),
         );
     }
-    findings.extend(defaults(&plan, phy, facts));
+    findings.extend(defaults(write, &plan, phy, facts));
     findings
 }
 
@@ -80,10 +82,12 @@ fn no_plan(plan: &str, facts: &TargetFacts) -> Finding {
 }
 
 /// A kept session goes on with its own MAC state; the target will steer it to its own defaults where these differ.
-fn defaults(plan: &str, phy: i32, facts: &TargetFacts) -> Option<Finding> {
+/// What the device's own settings name does not follow the defaults.
+fn defaults(write: &Write, plan: &str, phy: i32, facts: &TargetFacts) -> Option<Finding> {
     let (source, target) = facts.mac_defaults.get(&(plan.to_owned(), phy))?;
-    let paths: Vec<_> =
-        diff::diff(source, target).into_iter().map(|d| format!("mac_settings.{}", d.path)).collect();
+    let differences = diff::diff(source, target).into_iter().map(|d| format!("mac_settings.{}", d.path));
+    let own = |p: &String| path::exists(&write.message.descriptor(), p) && path::has(&write.message, p);
+    let paths: Vec<_> = differences.filter(|p| !own(p)).collect();
     (!paths.is_empty()).then(|| {
         Finding::new(Kind::DefaultsDiffer, "the MAC defaults of the two networks differ; the session is kept")
             .at(Component::Ns)

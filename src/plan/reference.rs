@@ -91,6 +91,18 @@ const MEANINGS: &[(Kind, &str)] = {
              decrypted.",
         ),
         (
+            K::ExternalJoinServer,
+            "The device joins through an external Join Server, whose record names the source's servers: the target's joins are refused until it names the target's.",
+        ),
+        (
+            K::Unjoinable,
+            "Its root keys cannot be read and no session goes along: the copy could never be heard.",
+        ),
+        (
+            K::SameDeployment,
+            "Source and target are the same deployment, in which a device cannot exist twice.",
+        ),
+        (
             K::OtherCluster,
             "The Identity Server says that a record of the device is on a host that the configuration does not name.",
         ),

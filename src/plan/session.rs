@@ -65,6 +65,9 @@ pub enum Carry {
     Drop,
 }
 
+/// The path that ties the sessions of NS, AS and JS together.
+pub(super) const KEY_ID: &str = "session.keys.session_key_id";
+
 /// Decides on the session and says why.
 pub fn decide(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> (Carry, Vec<Finding>) {
     let mut findings = Vec::new();
@@ -72,89 +75,133 @@ pub fn decide(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> (Carry, Ve
     let ns = found.records.ns.as_ref();
     let session = ns.filter(|ns| path::has(&ns.0, "session"));
     let carry = match (activation, session) {
-        (_, None) => lone_session(found),
-        (Activation::Otaa, Some(ns)) => match wishes.session {
-            SessionMode::Keep => Carry::Keep,
-            SessionMode::Drop => Carry::Drop,
-            SessionMode::Auto if ns.session_addr().is_some_and(|a| facts.owns(a)) => Carry::Keep,
-            SessionMode::Auto => Carry::Drop,
-        },
+        (_, None) => {
+            let (carry, stays) = lone_session(found, activation, facts, wishes);
+            findings.extend(stays);
+            carry
+        }
+        (Activation::Otaa, Some(ns)) => joined(ns, facts, wishes),
         (_, Some(ns)) if wishes.abp_reset.contains(&ns.device_id()) => Carry::Reset,
         _ => Carry::Keep,
     };
+    if let (Some(ns), true) = (session, matches!(carry, Carry::Keep | Carry::Reset)) {
+        findings.extend(network_session(ns, facts));
+        findings.extend(application_session(found, ns, activation));
+    }
     if let Some(ns) = session {
-        findings.extend(session_findings(found, ns, carry, facts));
-        if carry == Carry::Drop {
-            let addr = ns.session_addr().map(|a| a.to_string()).unwrap_or_default();
-            findings.push(Finding::new(
-                Kind::SessionDropped,
-                format!("the session of DevAddr {addr} stays behind: the device joins the target by itself"),
-            ));
+        match carry {
+            Carry::Drop => findings.push(dropped(ns)),
+            Carry::Reset => findings.push(reset()),
+            Carry::Keep | Carry::Nothing => {}
         }
     }
-    if let Some(ns) = ns {
-        findings.extend(pending(ns));
-    }
-    findings.extend(root_keys(found, activation, facts));
+    findings.extend(ns.and_then(pending));
+    findings.extend(root_keys(found, activation, carry, facts));
     (carry, findings)
 }
 
-/// Without a session at the NS, an AS session alone can still be carried: it makes nothing live.
-fn lone_session(found: &Found) -> Carry {
-    match &found.records.as_ {
-        Some(as_) if found.records.ns.is_none() && path::has(&as_.0, "session") => Carry::Keep,
-        _ => Carry::Nothing,
+/// What the wishes say of the session of a device that can join again.
+fn joined(record: &Record, facts: &TargetFacts, wishes: &Wishes) -> Carry {
+    match wishes.session {
+        SessionMode::Keep => Carry::Keep,
+        SessionMode::Drop => Carry::Drop,
+        SessionMode::Auto if record.session_addr().is_some_and(|a| facts.owns(a)) => Carry::Keep,
+        SessionMode::Auto => Carry::Drop,
     }
 }
 
-fn session_findings(found: &Found, ns: &Record, carry: Carry, facts: &TargetFacts) -> Vec<Finding> {
+/// A session at the AS alone. Without NS record it goes along as it makes nothing live, unless the device joins and the
+/// wishes say that such sessions stay. Where the NS has a record without session, it is what an earlier join left.
+fn lone_session(
+    found: &Found,
+    activation: Activation,
+    facts: &TargetFacts,
+    wishes: &Wishes,
+) -> (Carry, Option<Finding>) {
+    let Some(as_) = found.records.as_.as_ref().filter(|r| path::has(&r.0, "session")) else {
+        return (Carry::Nothing, None);
+    };
+    let joins = activation == Activation::Otaa || found.records.js.is_some();
+    let keeps = found.records.ns.is_none() && (!joins || joined(as_, facts, wishes) == Carry::Keep);
+    if keeps {
+        return (Carry::Keep, app_key(as_));
+    }
+    let text = "the Application Server's session, which the Network Server does not have, stays behind";
+    (Carry::Nothing, Some(Finding::new(Kind::SessionDropped, text).at(Component::As).paths(["session"])))
+}
+
+fn dropped(ns: &Record) -> Finding {
+    let addr = ns.session_addr().map(|a| a.to_string()).unwrap_or_default();
+    let text = format!("the session of DevAddr {addr} stays behind: the device joins the target by itself");
+    Finding::new(Kind::SessionDropped, text).at(Component::Ns).paths(["session", "mac_state"])
+}
+
+fn reset() -> Finding {
+    Finding::new(Kind::CountersReset, "counters start at zero and the MAC state anew, as abp-reset asks")
+        .at(Component::Ns)
+        .paths(["session", "mac_state", "mac_settings.resets_f_cnt"])
+        .fix("reset the device by hand once it is on the target")
+}
+
+/// The network session keys must be readable: all three for LoRaWAN 1.1, else FNwkSIntKey, which stands for all.
+fn network_session(ns: &Record, facts: &TargetFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if !matches!(carry, Carry::Keep | Carry::Reset) {
-        return findings;
-    }
     for key in ["f_nwk_s_int_key", "s_nwk_s_int_key", "nwk_s_enc_key"] {
-        findings.extend(unreadable(ns, Component::Ns, &format!("session.keys.{key}")));
-    }
-    match found.records.as_.as_ref().filter(|r| path::has(&r.0, "session")) {
-        None => findings.push(
-            Finding::new(
-                Kind::AppSessionMissing,
-                "the Network Server holds a session that the Application Server does not",
-            )
-            .at(Component::As)
-            .fix("drop the session of this device (session = \"drop\"), or repair it at the source"),
-        ),
-        Some(as_) => {
-            let app_key = "session.keys.app_s_key";
-            match unreadable(as_, Component::As, app_key) {
-                Some(finding) => findings.push(finding),
-                None if !path::has(&as_.0, "session.keys.app_s_key.key") => findings.push(
-                    Finding::new(Kind::AppKeyUnreadable, "the session has no AppSKey that can be read")
-                        .at(Component::As)
-                        .paths([app_key])
-                        .fix(
-                            "drop the session of this device, or move it with an API key that may read keys",
-                        ),
-                ),
-                None => {}
-            }
-            let id = "session.keys.session_key_id";
-            if path::bytes(&as_.0, id) != path::bytes(&ns.0, id) || as_.session_addr() != ns.session_addr() {
-                findings.push(
-                    Finding::new(
-                        Kind::SessionMismatch,
-                        "Network Server and Application Server hold different sessions",
-                    )
-                    .paths([id])
-                    .fix("wait for the next uplink of the device, or drop its session"),
-                );
-            }
-        }
+        let at = format!("session.keys.{key}");
+        let needed = key == "f_nwk_s_int_key" || is_1_1(ns);
+        findings.extend(unreadable(ns, Component::Ns, &at).or_else(|| {
+            let missing = needed && !path::has(&ns.0, &format!("{at}.key"));
+            missing.then(|| no_key(Component::Ns, &at))
+        }));
     }
     if let Some(addr) = ns.session_addr().filter(|a| !facts.owns(*a)) {
         findings.push(outside(addr, facts));
     }
     findings
+}
+
+fn application_session(found: &Found, ns: &Record, activation: Activation) -> Vec<Finding> {
+    let Some(as_) = found.records.as_.as_ref().filter(|r| path::has(&r.0, "session")) else {
+        let text = "the Network Server holds a session that the Application Server does not";
+        return vec![
+            Finding::new(Kind::AppSessionMissing, text)
+                .at(Component::As)
+                .paths(["session"])
+                .fix(without_session(activation)),
+        ];
+    };
+    let mut findings: Vec<_> = app_key(as_).into_iter().collect();
+    let key_ids = path::bytes(&as_.0, KEY_ID) != path::bytes(&ns.0, KEY_ID);
+    if key_ids || as_.session_addr() != ns.session_addr() {
+        let text = "Network Server and Application Server hold different sessions";
+        findings.push(
+            Finding::new(Kind::SessionMismatch, text)
+                .paths([if key_ids { KEY_ID } else { "session.dev_addr" }])
+                .fix(without_session(activation)),
+        );
+    }
+    findings
+}
+
+/// What to do about a session that cannot go along: only a device that joins can do without.
+fn without_session(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Otaa => "wait for its next join and uplink, or drop its session (session = \"drop\")",
+        _ => "repair it at the source: this device cannot join",
+    }
+}
+
+fn app_key(as_: &Record) -> Option<Finding> {
+    let at = "session.keys.app_s_key";
+    unreadable(as_, Component::As, at)
+        .or_else(|| (!path::has(&as_.0, &format!("{at}.key"))).then(|| no_key(Component::As, at)))
+}
+
+fn no_key(component: Component, at: &str) -> Finding {
+    Finding::new(Kind::AppKeyUnreadable, "the session lacks a key that can be read")
+        .at(component)
+        .paths([at])
+        .fix("move the device with an API key that may read keys, or drop its session if it can join again")
 }
 
 fn outside(addr: DevAddr, facts: &TargetFacts) -> Finding {
@@ -184,50 +231,65 @@ fn unreadable(record: &Record, component: Component, key: &str) -> Option<Findin
     })
 }
 
-/// A join under way. The accept is sent when it left the queue of the pending MAC state (upstream
-/// `pkg/networkserver/downlink.go`); from then on the device may already use the new session.
+/// A join under way. The accept is sent when it left the queue of the pending MAC state, and only then is there a pending
+/// session (upstream `pkg/networkserver/downlink.go`); from then on the device may already use the new session.
 fn pending(ns: &Record) -> Option<Finding> {
-    if !path::has(&ns.0, "pending_session") {
+    let paths: Vec<_> =
+        ["pending_session", "pending_mac_state"].into_iter().filter(|p| path::has(&ns.0, p)).collect();
+    let waits = path::has(&ns.0, "pending_mac_state.queued_join_accept");
+    if paths.is_empty() {
         return None;
     }
-    let waits = path::has(&ns.0, "pending_mac_state.queued_join_accept");
-    Some(if waits {
+    let finding = if waits || !paths.contains(&"pending_session") {
         Finding::new(
             Kind::PendingJoin,
             "a join whose accept was never sent is not carried: the device tries again",
         )
-        .at(Component::Ns)
     } else {
         Finding::new(Kind::PendingSession, "the device has joined and not sent an uplink yet")
-            .at(Component::Ns)
             .fix("run again after its next uplink, or allow the loss \"pending-session\"")
-    })
+    };
+    Some(finding.at(Component::Ns).paths(paths))
 }
 
 /// OTAA needs root keys that can be read and a Join Server on the target that serves the JoinEUI.
-fn root_keys(found: &Found, activation: Activation, facts: &TargetFacts) -> Vec<Finding> {
-    let js = found.records.js.as_ref();
-    let otaa = activation == Activation::Otaa || (activation == Activation::Unknown && js.is_some());
-    if !otaa || found.external_js {
-        return Vec::new();
-    }
-    let join_eui = [js, found.records.ns.as_ref(), found.records.is.as_ref()]
-        .into_iter()
-        .flatten()
-        .find_map(Record::join_eui);
+fn root_keys(found: &Found, activation: Activation, carry: Carry, facts: &TargetFacts) -> Vec<Finding> {
+    let records = &found.records;
+    let join_eui = [&records.js, &records.ns, &records.is].into_iter().flatten().find_map(Record::join_eui);
     let mut findings = Vec::new();
-    if !readable_root_keys(js, found.records.ns.as_ref()) {
-        let eui = join_eui.map_or_else(|| "none".to_owned(), |e| e.to_string());
-        findings.push(
-            Finding::new(Kind::RootKeys, format!("no root keys can be read (JoinEUI {eui}): external or claimed Join Server, or secure element"))
-                .at(Component::Js)
-                .fix("unclaim the device at the source and claim it on the target, or enter its keys at the source"),
-        );
+    if lacks_root_keys(found) {
+        findings.push(no_root_keys(join_eui, carry));
     }
-    if let (Some(_), Some(eui)) = (js, join_eui) {
+    let joins = matches!(activation, Activation::Otaa | Activation::Unknown);
+    if let (Some(_), Some(eui), true, false) = (&records.js, join_eui, joins, found.external_js) {
         findings.extend(not_served(eui, facts));
     }
     findings
+}
+
+/// Without a session the copy would never be heard again, which nobody can want: only with one can it be allowed.
+fn no_root_keys(join_eui: Option<Eui64>, carry: Carry) -> Finding {
+    let kind = if carry == Carry::Keep { Kind::RootKeys } else { Kind::Unjoinable };
+    let eui = join_eui.map_or_else(|| "none".to_owned(), |e| e.to_string());
+    let text = format!(
+        "no root keys can be read (JoinEUI {eui}): external or claimed Join Server, or secure element; no Join \
+         Server record is written"
+    );
+    Finding::new(kind, text)
+        .at(Component::Js)
+        .paths(["root_keys"])
+        .fix("unclaim the device at the source and claim it on the target, or enter its keys at the source")
+}
+
+/// True for a device that joins, by what its records say, and whose root keys are in no record that was read.
+pub fn lacks_root_keys(found: &Found) -> bool {
+    let (js, ns) = (found.records.js.as_ref(), found.records.ns.as_ref());
+    match (Activation::of(found), js) {
+        (Activation::Abp | Activation::Multicast, _) | (Activation::Unknown, None) => false,
+        // An external Join Server may keep its keys to itself: it goes on serving the device.
+        (_, Some(_)) if found.external_js => false,
+        _ => !readable_root_keys(js, ns),
+    }
 }
 
 fn not_served(eui: Eui64, facts: &TargetFacts) -> Option<Finding> {
@@ -241,7 +303,7 @@ fn not_served(eui: Eui64, facts: &TargetFacts) -> Option<Finding> {
 /// LoRaWAN 1.1 derives from NwkKey and AppKey, 1.0.x from AppKey alone.
 fn readable_root_keys(js: Option<&Record>, ns: Option<&Record>) -> bool {
     let Some(js) = js else { return false };
-    let v1_1 = ns.is_some_and(|ns| is_1_1(ns));
+    let v1_1 = ns.is_some_and(is_1_1);
     path::has(&js.0, "root_keys.app_key.key") && (!v1_1 || path::has(&js.0, "root_keys.nwk_key.key"))
 }
 

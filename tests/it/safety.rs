@@ -120,7 +120,10 @@ fn run_with_traffic(numbers: &[usize], config: &str, seed: u64) {
         let ran = world.run();
         last = format!("{}\n{}", ran.out, ran.err);
         assert!(matches!(ran.code, Some(0 | 3)), "seed {seed}:\n{last}");
-        if world.target.count(Table::Ns, APP) == numbers.len() && ran.code == Some(0) && !ran.out.contains("waiting") {
+        if world.target.count(Table::Ns, APP) == numbers.len()
+            && ran.code == Some(0)
+            && !ran.out.contains("waiting")
+        {
             break;
         }
     }
