@@ -53,7 +53,7 @@ const RESET: &str = "starts anew with the reset";
 const JOIN_IN_PROGRESS: &str = "goes with the join that is not complete, of which a finding speaks";
 const OWN_FINDING: &str = "has a finding of its own";
 const WRAPPED_TOO: &str = "the key is carried in the clear";
-const NO_KEYS: &str = "goes with the root keys that cannot be read, of which a finding speaks";
+const STAYS: &str = "stays with its Join Server: an external one, or one whose root keys cannot be read";
 const OTHER_REGISTRY: &str = "is carried by the registry that owns it";
 const EMPTY: &str = "an empty message holds nothing";
 const ONLY_WRAPPED: &str = "a key is held only wrapped with a key of the source: it cannot be read";
@@ -87,7 +87,7 @@ impl Rules<'_> {
     /// What becomes of a path that is stored in the record of `component`.
     pub fn fate(&self, component: Component, message: &DynamicMessage, at: &str) -> Fate {
         if component == Component::Js && !self.writes_js() {
-            return Fate::Left(NO_KEYS);
+            return Fate::Left(STAYS);
         }
         if path::covers("ids", at) {
             return Fate::Left(FOLLOWS);
@@ -158,11 +158,8 @@ impl Rules<'_> {
         if self.elsewhere_in_session(component, at) {
             return Fate::Left(OTHER_REGISTRY);
         }
-        let unwritable = UNWRITABLE.get(&component).and_then(|paths| paths.get(at));
-        match unwritable {
-            Some(reason) if path::covers("power_state", at) => Fate::Reported(Kind::Replaced, reason),
-            reason => Fate::Reported(Kind::LeftBehind, reason.copied().unwrap_or(NO_PATH)),
-        }
+        let reason = UNWRITABLE.get(&component).and_then(|paths| paths.get(at)).copied();
+        Fate::Reported(Kind::LeftBehind, reason.unwrap_or(NO_PATH))
     }
 
     /// NS and AS each show parts of the session that the other owns: true when the owner carries it.

@@ -258,7 +258,8 @@ fn root_keys(found: &Found, activation: Activation, carry: Carry, facts: &Target
     let join_eui = [&records.js, &records.ns, &records.is].into_iter().flatten().find_map(Record::join_eui);
     let mut findings = Vec::new();
     if lacks_root_keys(found) {
-        findings.push(no_root_keys(join_eui, carry));
+        let goes_on = carry == Carry::Keep && records.ns.is_some();
+        findings.push(no_root_keys(join_eui, goes_on));
     }
     let joins = matches!(activation, Activation::Otaa | Activation::Unknown);
     if let (Some(_), Some(eui), true, false) = (&records.js, join_eui, joins, found.external_js) {
@@ -268,8 +269,8 @@ fn root_keys(found: &Found, activation: Activation, carry: Carry, facts: &Target
 }
 
 /// Without a session the copy would never be heard again, which nobody can want: only with one can it be allowed.
-fn no_root_keys(join_eui: Option<Eui64>, carry: Carry) -> Finding {
-    let kind = if carry == Carry::Keep { Kind::RootKeys } else { Kind::Unjoinable };
+fn no_root_keys(join_eui: Option<Eui64>, goes_on: bool) -> Finding {
+    let kind = if goes_on { Kind::RootKeys } else { Kind::Unjoinable };
     let eui = join_eui.map_or_else(|| "none".to_owned(), |e| e.to_string());
     let text = format!(
         "no root keys can be read (JoinEUI {eui}): external or claimed Join Server, or secure element; no Join \

@@ -126,3 +126,14 @@ fn root_keys_that_no_snapshot_can_hold_stay_at_the_source() {
     let done = transform(&found, SessionMode::Keep);
     assert_eq!((done.carry, done.keep_at_source), (Carry::Keep, vec![Component::Js]));
 }
+
+#[test]
+fn without_network_server_record_unreadable_root_keys_can_never_be_moved() {
+    let mut found = subset(0, 0b0111);
+    path::clear(js(&mut found), "root_keys");
+    let mut wishes = wishes(SessionMode::Keep);
+    wishes.allowed = Kind::ALL.to_vec();
+    let done = transform::device(&found, &facts(), &wishes);
+    let stops: Vec<_> = done.findings.iter().filter(|f| f.blocks()).map(|f| f.kind).collect();
+    assert_eq!(stops, [Kind::Unjoinable], "clearing its keys first would lose them for good");
+}
