@@ -217,10 +217,7 @@ fn on_target(
         };
         let ours = path::project(&write.message, &write.paths);
         let differences = diff::diff(&ours, &path::project(&record.0, &write.paths));
-        // Identifiers are in no mask: another device under the same ID differs in them.
-        let ids = ["ids.join_eui", "ids.dev_eui"];
-        let other = ids.into_iter().filter(|p| path::bytes(&write.message, p) != path::bytes(&record.0, p));
-        let paths: Vec<_> = other.map(str::to_owned).chain(differences.into_iter().map(|d| d.path)).collect();
+        let paths: Vec<_> = differences.into_iter().map(|d| d.path).collect();
         return Some(if paths.is_empty() {
             Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be"))
                 .at(Component::Is)

@@ -160,10 +160,23 @@ const MEANINGS: &[(Kind, &str)] = {
             K::MutedSource,
             "Downlinks were off at the source already. Who turned them off is not known; the copy has them on.",
         ),
+        (K::LeftBehind, "The record holds a value that no call of the API can set: it stays at the source."),
+        (
+            K::EuisDiffer,
+            "The components hold different EUIs for the device. Each record is copied with its own.",
+        ),
+        (
+            K::NotReset,
+            "`abp-reset` names a device that joins: its counters begin anew with its next join anyway.",
+        ),
         (K::Partial, "Some components have no record of the device. The copy has none there either."),
         (
             K::SessionDropped,
             "The session stays behind and the device joins the target by itself. Until then the source receives its uplinks.",
+        ),
+        (
+            K::CountersReset,
+            "The counters start at zero on the target, as `abp-reset` asks: reset the device by hand.",
         ),
         (
             K::PendingJoin,
