@@ -124,18 +124,93 @@ fn any_event() -> impl Generator<Value = Event> {
         Just(Step::AwaitSeen),
         Just(Step::CheckSnapshot),
         component.clone().prop_map(Step::Clear),
-        component.prop_map(Step::Remove),
+        component.clone().prop_map(Step::Remove),
         Just(Step::Unmute),
     ];
     prop_oneof![
         1 => Just(Event::Snapshot { seal: 1, recipe: recipe(Strategy::MuteSource, true, true, true, false) }),
         1 => Just(Event::Reread { seal: 2, copy: 3, recipe: recipe(Strategy::MuteSource, true, true, true, false) }),
         6 => step.clone().prop_map(|step| Event::Intent { step }),
+        2 => (step.clone(), any::<bool>())
+            .prop_map(|(step, maybe_applied)| Event::Failed { step, maybe_applied, why: "test".into() }),
+        1 => component.prop_map(|component| Event::Adopted { component }),
         6 => step.prop_map(|step| Event::Done { step }),
         1 => Just(Event::Undo { kind: "refused".into(), why: "test".into() }),
         1 => Just(Event::Undone),
         1 => Just(Event::Finished),
     ]
+}
+
+/// What the servers may hold, whatever the log says: a call may take effect from its intent on, until it surely did not.
+#[derive(Default)]
+struct World {
+    target_ns: bool,
+    target_ns_was_there: bool,
+    source_muted: bool,
+}
+
+impl World {
+    /// Follows an event that was recorded; `before` is the state in which it was.
+    fn follow(&mut self, before: &State, event: &Event) {
+        match event {
+            Event::Intent { step: Step::Create(Component::Ns) } => self.target_ns = true,
+            // Only an attempt that began and surely failed leaves nothing behind.
+            Event::Failed { step: Step::Create(Component::Ns), maybe_applied: false, .. }
+                if before.is_open(Step::Create(Component::Ns))
+                    && !before.has(Step::Create(Component::Ns)) =>
+            {
+                self.target_ns = false;
+            }
+            Event::Adopted { component: Component::Ns } => self.target_ns_was_there = true,
+            Event::Done { step: Step::Remove(Component::Ns) } => self.target_ns = false,
+            Event::Done { step: Step::Mute } => self.source_muted = true,
+            Event::Intent { step: Step::Unmute } => self.source_muted = false,
+            Event::Undone => *self = Self::default(),
+            _ => {}
+        }
+    }
+
+    fn is_live_twice(&self, recipe: &Recipe) -> bool {
+        (self.target_ns || self.target_ns_was_there) && recipe.mute.is_some() && !self.source_muted
+    }
+}
+
+proptest! {
+    /// S2 over everything that the journal would take, also lost answers, adoption and undo.
+    #[test]
+    fn no_log_makes_a_device_live_twice(tries in proptest::collection::vec(any_event(), 1..160)) {
+        let recipe = recipe(Strategy::MuteSource, true, true, true, false);
+        let (mut state, mut world) = (State::default(), World::default());
+        for event in tries {
+            if let Ok(next) = state.apply(&event) {
+                world.follow(&state, &event);
+                prop_assert!(!world.is_live_twice(&recipe), "after {event:?}");
+                state = next;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_undo_is_not_begun_twice() {
+    let recipe = recipe(Strategy::MuteSource, true, true, true, false);
+    let undo = Event::Undo { kind: "refused".into(), why: "test".into() };
+    let begun = [Event::Snapshot { seal: 1, recipe }, undo.clone()];
+    let state = State::replay(&begun).expect("legal");
+    assert!(state.apply(&undo).is_err());
+}
+
+#[test]
+fn what_was_there_before_is_not_removed() {
+    let recipe = recipe(Strategy::MuteSource, true, true, true, false);
+    let mut log = vec![Event::Snapshot { seal: 1, recipe: recipe.clone() }];
+    log.extend([Event::Intent { step: Step::Mute }, Event::Done { step: Step::Mute }]);
+    log.push(Event::Reread { seal: 2, copy: 3, recipe });
+    log.push(Event::Adopted { component: Component::Is });
+    log.push(Event::Undo { kind: "refused".into(), why: "test".into() });
+    let state = State::replay(&log).expect("legal");
+    assert_eq!(state.next(), Next::Step(Step::Unmute));
+    assert!(state.apply(&Event::Intent { step: Step::Remove(Component::Is) }).is_err());
 }
 
 fn check_promises(before: &State, recipe: &Recipe, step: Step) -> Result<(), TestCaseError> {
