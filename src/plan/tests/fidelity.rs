@@ -80,7 +80,7 @@ fn mode() -> impl Strategy<Value = SessionMode> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(20))]
 
     #[test]
     fn no_stored_path_of_a_device_is_lost_without_a_word(seed: u64, mode in mode(), rough: bool, inside: bool) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::plan::sealed::{copy_from_bytes, copy_to_bytes, found_from_bytes, found_to_bytes};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(10))]
 
     #[test]
     fn a_sealed_device_comes_back_as_it_was(seed: u64, rough: bool, external_js: bool, other in any::<Option<bool>>()) {

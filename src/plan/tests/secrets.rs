@@ -45,7 +45,7 @@ fn shown(done: &Transformed) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(20))]
 
     #[test]
     fn no_finding_holds_key_material(seed: u64, rough: bool, keep: bool) {
