@@ -199,7 +199,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         // Read afresh: the plan may be old, and what is found here is what an undo restores.
         let found = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         let transformed = transform::device(&found, &self.ctx.facts, &self.ctx.wishes);
-        if let Some(finding) = transformed.findings.iter().find(|f| f.blocks()) {
+        if let Some(finding) = transformed.weightiest() {
             return Err(Trouble::Refuse(finding.clone()));
         }
         let was = found.records.ns.as_ref().map(|ns| Mute { was: path::wrapped_flag(&ns.0, MUTE) });
@@ -287,7 +287,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             }
         }
         let transformed = transform::device(&as_it_was, &self.ctx.facts, &self.ctx.wishes);
-        if let Some(finding) = transformed.findings.iter().find(|f| f.blocks()) {
+        if let Some(finding) = transformed.weightiest() {
             return Err(Trouble::Refuse(finding.clone()));
         }
         let recipe = self.recipe(&as_it_was, &transformed, mute);

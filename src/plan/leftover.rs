@@ -92,7 +92,9 @@ impl Rules<'_> {
         if path::covers("ids", at) {
             return Fate::Left(FOLLOWS);
         }
-        if QUEUES.iter().any(|q| path::covers(q, at)) || (component == Component::Is && at == "picture") {
+        if QUEUES.iter().any(|q| path::covers(q, at))
+            || (component == Component::Is && path::covers("picture", at))
+        {
             return Fate::Left(OWN_FINDING);
         }
         if path::covers(MUTE, at) {

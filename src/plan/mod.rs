@@ -295,7 +295,11 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let was_muted = found.records.ns.as_ref().map(|ns| path::wrapped_flag(&ns.0, MUTE) == Some(false));
     let mute = u32::from(was_muted == Some(false));
-    let read_again = 3;
+    // All four registries; the second time the IS record is the first one's, if there was any.
+    let read = 4;
+    let read_again = 4 - u32::from(found.records.is.is_some());
+    let before_live = if copy.ns.is_some() { read } else { 0 };
+    let looked = u32::from(found.records.js.is_some() && found.records.ns.is_none() && copy.js.is_some());
     // Look for what an earlier attempt left, write, read back.
     let written = 3 * count(copy.components().count());
     let started = copy.ns.as_ref().is_some_and(|w| path::has(&w.message, transform::STARTED_AT));
@@ -305,8 +309,15 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
         .filter(|(c, _)| *c != Component::Is && !transformed.keep_at_source.contains(c))
         .count();
     let seen = u32::from(transformed.carry == Carry::Drop);
-    let checked = if cleared > 0 { seen + 3 } else { 0 };
-    mute + read_again + written + 2 * u32::from(started) + checked + count(cleared)
+    let checked = if cleared > 0 { seen + read } else { 0 };
+    read + mute
+        + read_again
+        + written
+        + before_live
+        + 2 * u32::from(started)
+        + checked
+        + looked
+        + count(cleared)
 }
 
 #[cfg(test)]

@@ -101,6 +101,13 @@ pub struct Transformed {
     pub keep_at_source: Vec<Component>,
 }
 
+impl Transformed {
+    /// The finding that keeps the device from being moved: one that stops it before one for which it only waits.
+    pub fn weightiest(&self) -> Option<&Finding> {
+        self.findings.iter().filter(|f| f.blocks()).max_by_key(|f| f.severity)
+    }
+}
+
 /// The field mask path that NS creation resets and a second Set restores (docs/servers.md, Network Server).
 pub const STARTED_AT: &str = "session.started_at";
 

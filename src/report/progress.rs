@@ -1,8 +1,11 @@
 //! What is seen while a run works: a bar in a terminal, one line every ten seconds elsewhere.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{json, plan, terminal::Terminal};
@@ -99,9 +102,12 @@ impl<'a> View<'a> {
             return;
         }
         let style =
-            ProgressStyle::with_template("  {bar:32} {pos}/{len} devices  {per_sec}  {eta} left  {wide_msg}");
+            ProgressStyle::with_template("  {bar:32} {pos}/{len} devices  {rate}  {eta} left  {wide_msg}");
         self.bar = ProgressBar::with_draw_target(Some(self.total as u64), ProgressDrawTarget::stderr());
-        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:.1}/s", state.per_sec());
+        };
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate));
         self.bar.enable_steady_tick(Duration::from_millis(200));
     }
 
