@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::DynamicMessage;
 use stackferry::{
     map::path,
     rehearsal::{
@@ -236,7 +236,3 @@ pub fn is_muted(ns: &DynamicMessage) -> bool {
     path::wrapped_flag(ns, "mac_settings.schedule_downlinks") == Some(false)
 }
 
-/// Sets a string field.
-pub fn set_string(message: &mut DynamicMessage, at: &str, value: &str) {
-    path::set(message, at, Value::String(value.to_owned()));
-}
