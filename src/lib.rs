@@ -4,3 +4,4 @@ pub mod map;
 pub mod model;
 pub mod proto;
 pub mod rehearsal;
+pub mod wire;
