@@ -3,3 +3,4 @@
 
 pub mod mask;
 pub mod path;
+pub mod rules;
