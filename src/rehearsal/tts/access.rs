@@ -85,8 +85,7 @@ impl Owner {
     }
 
     fn key_not_found(&self, key_id: &str) -> Failure {
-        let attributes =
-            json!({"api_key_id": key_id, "entity_type": self.kind.name(), "entity_id": self.id});
+        let attributes = json!({"api_key_id": key_id, "entity_type": self.kind.name(), "entity_id": self.id});
         API_KEY_NOT_FOUND.with(attributes)
     }
 }
@@ -162,12 +161,8 @@ fn list_keys(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) -> Resu
     let prefix = owner.key("");
     let keys = ctx.store.iter(Table::ApiKeys).filter(|(key, _)| key.starts_with(&prefix));
     let keys = keys.map(|(_, key)| without_secret(key)).collect();
-    let fields = [
-        ("api_key_id", "id"),
-        ("name", "name"),
-        ("created_at", "created_at"),
-        ("expires_at", "expires_at"),
-    ];
+    let fields =
+        [("api_key_id", "id"), ("name", "name"), ("created_at", "created_at"), ("expires_at", "expires_at")];
     let page = ctx.page(request, keys, &fields);
     let mut answer = proto::message("APIKeys");
     path::set(&mut answer, "api_keys", Value::List(page.into_iter().map(Value::Message).collect()));
@@ -250,7 +245,11 @@ fn account_of(request: &DynamicMessage, at: &str) -> (EntityKind, String) {
     stored::account_in(request, at).unwrap_or((EntityKind::User, String::new()))
 }
 
-fn get_collaborator(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) -> Result<DynamicMessage, Failure> {
+fn get_collaborator(
+    ctx: &mut Ctx<'_>,
+    owner: &Owner,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     owner.require(ctx, "SETTINGS_COLLABORATORS")?;
     let account = account_of(request, "collaborator");
     let rights = owner.member(ctx, &account)?;
@@ -260,7 +259,11 @@ fn get_collaborator(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) 
     Ok(answer)
 }
 
-fn set_collaborator(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) -> Result<DynamicMessage, Failure> {
+fn set_collaborator(
+    ctx: &mut Ctx<'_>,
+    owner: &Owner,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     owner.require(ctx, "SETTINGS_COLLABORATORS")?;
     let account = account_of(request, "collaborator.ids");
     let existing = match owner.member(ctx, &account) {
@@ -297,7 +300,11 @@ fn set_collaborator(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) 
     Ok(empty())
 }
 
-fn list_collaborators(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) -> Result<DynamicMessage, Failure> {
+fn list_collaborators(
+    ctx: &mut Ctx<'_>,
+    owner: &Owner,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     ctx.require_authenticated()?;
     let public = owner.require(ctx, "SETTINGS_COLLABORATORS").is_err();
     if ctx.store.get(owner.table(), &owner.id).is_none_or(stored::is_deleted) {
@@ -322,7 +329,11 @@ fn list_collaborators(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage
     Ok(answer)
 }
 
-fn delete_collaborator(ctx: &mut Ctx<'_>, owner: &Owner, request: &DynamicMessage) -> Result<DynamicMessage, Failure> {
+fn delete_collaborator(
+    ctx: &mut Ctx<'_>,
+    owner: &Owner,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     owner.require(ctx, "SETTINGS_COLLABORATORS")?;
     let account = account_of(request, "collaborator_ids");
     let removed = implied(&owner.member(ctx, &account)?);

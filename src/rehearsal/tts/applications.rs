@@ -62,7 +62,11 @@ const PUBLIC: &[&str] =
 
 const IMPLICIT: &[&str] = &["ids", "created_at", "updated_at", "deleted_at"];
 
-pub(super) fn call(ctx: &mut Ctx<'_>, name: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    name: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match name {
         "Create" => create(ctx, &request),
         "Get" => get(ctx, &request),
@@ -178,7 +182,9 @@ pub(super) fn listed_for(
     what: &str,
 ) -> Result<Option<(EntityKind, String)>, Failure> {
     let caller = match ctx.caller()? {
-        Caller::Key { entity, .. } if matches!(entity.0, EntityKind::User | EntityKind::Organization) => Some(entity),
+        Caller::Key { entity, .. } if matches!(entity.0, EntityKind::User | EntityKind::Organization) => {
+            Some(entity)
+        }
         _ => None,
     };
     let Some(account) = stored::account_in(request, "collaborator").or(caller) else { return Ok(None) };
@@ -224,11 +230,7 @@ fn list(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage, F
     let ids = memberships(ctx, &account, EntityKind::Application, indirect);
     let found = ids.iter().filter_map(|id| ctx.store.get(Table::Applications, id));
     let found = found.filter(|a| is_deleted(a) == deleted).cloned().collect();
-    let fields = [
-        ("application_id", "ids.application_id"),
-        ("name", "name"),
-        ("created_at", "created_at"),
-    ];
+    let fields = [("application_id", "ids.application_id"), ("name", "name"), ("created_at", "created_at")];
     let page = ctx.page(request, found, &fields);
     let mut shown = Vec::new();
     for application in page {
@@ -268,7 +270,8 @@ fn update(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage,
     check_contacts(ctx, EntityKind::Application, &id, &sent)?;
     let found = ctx.store.get(Table::Applications, &id).filter(|a| !is_deleted(a));
     let mut application = found.cloned().ok_or_else(|| not_found(&id))?;
-    let settable: Vec<_> = fields::top_level(&paths).into_iter().filter(|p| COLUMNS.contains(&p.as_str())).collect();
+    let settable: Vec<_> =
+        fields::top_level(&paths).into_iter().filter(|p| COLUMNS.contains(&p.as_str())).collect();
     path::apply(&mut application, &sent, &settable);
     path::set(&mut application, "updated_at", ctx.now.micros());
     ctx.store.put(Table::Applications, &id, application.clone())?;

@@ -54,9 +54,27 @@ const CLUSTER_ONLY: Kind = Kind::new(
 
 /// The three addresses that must agree with the application's.
 const ADDRESSES: [(&str, Kind); 3] = [
-    ("network_server_address", mismatch("network_server_address_mismatch", "network server address `{address}` does not match `{expected}`")),
-    ("application_server_address", mismatch("application_server_address_mismatch", "application server address `{address}` does not match `{expected}`")),
-    ("join_server_address", mismatch("join_server_address_mismatch", "join server address `{address}` does not match `{expected}`")),
+    (
+        "network_server_address",
+        mismatch(
+            "network_server_address_mismatch",
+            "network server address `{address}` does not match `{expected}`",
+        ),
+    ),
+    (
+        "application_server_address",
+        mismatch(
+            "application_server_address_mismatch",
+            "application server address `{address}` does not match `{expected}`",
+        ),
+    ),
+    (
+        "join_server_address",
+        mismatch(
+            "join_server_address_mismatch",
+            "join server address `{address}` does not match `{expected}`",
+        ),
+    ),
 ];
 
 const fn mismatch(name: &'static str, format: &'static str) -> Kind {
@@ -90,7 +108,11 @@ const COLUMNS: &[&str] = &[
 const IDS: &[&str] = &["ids.application_ids.application_id", "ids.device_id", "ids.join_eui", "ids.dev_eui"];
 const IMPLICIT: &[&str] = &["ids", "created_at", "updated_at"];
 
-pub(super) fn call(ctx: &mut Ctx<'_>, method: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    method: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match method {
         "EndDeviceRegistry/Create" => create(ctx, &request),
         "EndDeviceRegistry/Get" => get(ctx, &request),
@@ -127,9 +149,12 @@ fn normalized(sent: &DynamicMessage) -> DynamicMessage {
     if path::string(&device, "claim_authentication_code.value").is_empty() {
         path::clear(&mut device, "claim_authentication_code");
     }
-    for time in
-        ["activated_at", "last_seen_at", "claim_authentication_code.valid_from", "claim_authentication_code.valid_to"]
-    {
+    for time in [
+        "activated_at",
+        "last_seen_at",
+        "claim_authentication_code.valid_from",
+        "claim_authentication_code.valid_to",
+    ] {
         stored::cut_to_micros(&mut device, time);
     }
     device
@@ -146,7 +171,9 @@ pub(super) fn by_euis<'s>(
     join_eui: Eui64,
     dev_eui: Eui64,
 ) -> Option<&'s DynamicMessage> {
-    let same = |d: &&DynamicMessage| eui(d, "ids.join_eui") == Some(join_eui) && eui(d, "ids.dev_eui") == Some(dev_eui);
+    let same = |d: &&DynamicMessage| {
+        eui(d, "ids.join_eui") == Some(join_eui) && eui(d, "ids.dev_eui") == Some(dev_eui)
+    };
     ctx.store.iter(table).map(|(_, device)| device).find(same)
 }
 
@@ -191,7 +218,9 @@ fn keep_picture(device: &mut DynamicMessage, uid: &str) -> Result<(), Failure> {
         let sizes = path::get(device, "picture.sizes");
         let first = sizes.as_ref().and_then(|s| s.as_map()?.values().next()?.as_str().map(str::to_owned));
         return Err(match first {
-            Some(file) => Failure::plain(format!("blob (key \"{file}\") (code=NotFound): no such file or directory")),
+            Some(file) => {
+                Failure::plain(format!("blob (key \"{file}\") (code=NotFound): no such file or directory"))
+            }
             None => PICTURE_NOT_FOUND.failure(),
         });
     }
@@ -373,7 +402,10 @@ fn delete(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage,
 /// The device IDs of a batch request.
 pub(super) fn batch_ids(request: &DynamicMessage) -> Vec<String> {
     let list = path::get(request, "device_ids");
-    list.iter().flat_map(|l| l.as_list().unwrap_or_default()).filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    list.iter()
+        .flat_map(|l| l.as_list().unwrap_or_default())
+        .filter_map(|v| v.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn batch_get(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage, Failure> {

@@ -37,7 +37,13 @@ impl Kind {
             Json::Object(map) => map,
             _ => Map::new(),
         };
-        Failure(Box::new(Detail { kind: Some(*self), text: String::new(), attributes, cause: None, headers: Vec::new() }))
+        Failure(Box::new(Detail {
+            kind: Some(*self),
+            text: String::new(),
+            attributes,
+            cause: None,
+            headers: Vec::new(),
+        }))
     }
 }
 
@@ -61,7 +67,13 @@ const VALIDATION: Kind =
 impl Failure {
     /// An error of Go's own, without a definition.
     pub fn plain(text: impl Into<String>) -> Self {
-        Self(Box::new(Detail { kind: None, text: text.into(), attributes: Map::new(), cause: None, headers: Vec::new() }))
+        Self(Box::new(Detail {
+            kind: None,
+            text: text.into(),
+            attributes: Map::new(),
+            cause: None,
+            headers: Vec::new(),
+        }))
     }
 
     /// A status chosen by a test, with or without namespace and name.
@@ -227,7 +239,10 @@ mod tests {
         let mut device = proto::message("EndDevice");
         path::set(&mut device, "ids.device_id", Value::String("x".into()));
         let failure = Failure::invalid(&rules::violation(&device).expect("short"));
-        assert_eq!(failure.message(), "error:pkg/errors:validation (invalid `ids`: embedded message failed validation)");
+        assert_eq!(
+            failure.message(),
+            "error:pkg/errors:validation (invalid `ids`: embedded message failed validation)"
+        );
         let cause = failure.cause().expect("one level down");
         assert_eq!(cause.full_name(), "pkg/errors:validation");
         assert!(cause.cause().is_none());

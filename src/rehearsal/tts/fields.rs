@@ -102,7 +102,9 @@ fn set_field(
     }
     match into.get_field_mut(field) {
         Value::Message(inner) => set(inner, source.as_ref().and_then(|v| v.as_message()), below),
-        _ => Err(Failure::plain(format!("'{}' has no subfields, but {below:?} were specified", field.name()))),
+        _ => {
+            Err(Failure::plain(format!("'{}' has no subfields, but {below:?} were specified", field.name())))
+        }
     }
 }
 
@@ -135,9 +137,8 @@ fn set_oneof(
         if !below.is_empty() {
             for (side, set) in [("source", source.clone()), ("destination", member(into))] {
                 if differs(&set) {
-                    let text = format!(
-                        "attempt to set oneof '{name}', while different oneof is set in {side}"
-                    );
+                    let text =
+                        format!("attempt to set oneof '{name}', while different oneof is set in {side}");
                     return Err(Failure::plain(text));
                 }
             }

@@ -35,18 +35,10 @@ const NOT_FOUND_BY_EUI: Kind = Kind::new(
     "gateway_not_found_by_eui",
     "gateway with eui `{gateway_eui}` not found",
 );
-const ADMINS_PURGE: Kind = Kind::new(
-    Code::PermissionDenied,
-    NS,
-    "admins_purge_gateways",
-    "gateways may only be purged by admins",
-);
-const CLAIM_CODE: Kind = Kind::new(
-    Code::InvalidArgument,
-    NS,
-    "claim_authentication_code",
-    "invalid claim authentication code",
-);
+const ADMINS_PURGE: Kind =
+    Kind::new(Code::PermissionDenied, NS, "admins_purge_gateways", "gateways may only be purged by admins");
+const CLAIM_CODE: Kind =
+    Kind::new(Code::InvalidArgument, NS, "claim_authentication_code", "invalid claim authentication code");
 const INSUFFICIENT_RIGHTS: Kind =
     Kind::new(Code::PermissionDenied, NS, "insufficient_rights", "insufficient rights");
 const NEITHER_USER: Kind = Kind::new(
@@ -113,7 +105,11 @@ const PUBLIC: &[&str] = &[
 
 const IMPLICIT: &[&str] = &["ids", "created_at", "updated_at", "deleted_at"];
 
-pub(super) fn call(ctx: &mut Ctx<'_>, method: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    method: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     let id = path::string(&request, "gateway_id");
     match method {
         "GatewayRegistry/Create" => create(ctx, &request),

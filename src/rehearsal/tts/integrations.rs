@@ -22,8 +22,7 @@ const TEMPLATE_NOT_FOUND: Kind = Kind::new(
     "template_not_found",
     "template `{template_id}` not found",
 );
-const RECOVERED: Kind =
-    Kind::new(Code::Internal, "pkg/rpcserver", "rpc_recovered", "Internal Server Error");
+const RECOVERED: Kind = Kind::new(Code::Internal, "pkg/rpcserver", "rpc_recovered", "Internal Server Error");
 
 const WRITE: &[&str] =
     &["APPLICATION_SETTINGS_BASIC", "APPLICATION_TRAFFIC_READ", "APPLICATION_TRAFFIC_DOWN_WRITE"];
@@ -53,7 +52,11 @@ const PUBSUBS: Registry = Registry {
     id: "pub_sub_id",
 };
 
-pub(super) fn call(ctx: &mut Ctx<'_>, method: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    method: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     let (service, name) = method.split_once('/').unwrap_or_default();
     let registry = if service == "ApplicationWebhookRegistry" { WEBHOOKS } else { PUBSUBS };
     match name {
@@ -153,7 +156,8 @@ impl Registry {
             }
             _ => ("ApplicationPubSubFormats", &[("json", "JSON")]),
         };
-        let text = |(key, name): &(&str, &str)| (MapKey::String((*key).into()), Value::String((*name).into()));
+        let text =
+            |(key, name): &(&str, &str)| (MapKey::String((*key).into()), Value::String((*name).into()));
         let mut answer = proto::message(message);
         path::set(&mut answer, "formats", Value::Map(formats.iter().map(text).collect()));
         answer

@@ -8,9 +8,11 @@ use std::{
 /// How many accesses a minute a bucket allows, and how many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Accesses a minute.
-    pub per_minute: u32,
-    /// Accesses at once; 0 means as many as in a minute (`max-burst` of the stack).
+    /// Accesses in a period.
+    pub calls: u32,
+    /// The period: a minute on a real server.
+    pub per: Duration,
+    /// Accesses at once; 0 means as many as in a period (`max-burst` of the stack).
     pub burst: u32,
     /// True when the buckets are per method, entity and token, as on a real server; false to share one bucket between
     /// all entities of a method.
@@ -18,9 +20,9 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// The stack's way: per method, entity and token, with a burst of a minute.
-    pub fn per_minute(per_minute: u32) -> Self {
-        Self { per_minute, burst: 0, per_entity: true }
+    /// The stack's way: a bucket per method, entity and token, full at the start.
+    pub fn per_entity(calls: u32, per: Duration) -> Self {
+        Self { calls, per, burst: 0, per_entity: true }
     }
 }
 
@@ -57,8 +59,8 @@ pub(super) struct Limiter {
 impl Limiter {
     /// One access to `key` at `now`.
     pub fn access(&mut self, limit: RateLimit, key: &str, now: Instant) -> Answer {
-        let interval = Duration::from_secs(60) / limit.per_minute.max(1);
-        let burst = if limit.burst == 0 { limit.per_minute } else { limit.burst }.max(1);
+        let interval = limit.per / limit.calls.max(1);
+        let burst = if limit.burst == 0 { limit.calls } else { limit.burst }.max(1);
         let tolerance = interval * burst;
         let arrival = self.arrivals.get(key).copied().unwrap_or(now).max(now);
         let next = arrival + interval;
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_one_access_an_interval() {
-        let limit = RateLimit { per_minute: 60, burst: 3, per_entity: true };
+        let limit = RateLimit { calls: 60, per: Duration::from_secs(60), burst: 3, per_entity: true };
         let mut limiter = Limiter::default();
         let start = Instant::now();
         let available: Vec<_> =

@@ -25,7 +25,8 @@ const SETTINGS_NOT_FOUND: Kind = Kind::new(
     "application_activation_settings_not_found",
     "application activation settings not found",
 );
-const FIELD_MASK: Kind = Kind::new(Code::InvalidArgument, "pkg/joinserver", "field_mask", "invalid field mask");
+const FIELD_MASK: Kind =
+    Kind::new(Code::InvalidArgument, "pkg/joinserver", "field_mask", "invalid field mask");
 const FIELD_VALUE: Kind =
     Kind::new(Code::InvalidArgument, "pkg/joinserver", "field_value", "invalid value of field `{field}`");
 const NO_PATHS: Kind = Kind::new(Code::InvalidArgument, "pkg/joinserver", "no_paths", "no paths specified");
@@ -46,7 +47,11 @@ const NO_SESSION: Kind = Kind::new(
     "no device session; check device activation",
 );
 
-pub(super) fn call(ctx: &mut Ctx<'_>, method: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    method: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match method {
         "As/GetLink" => get(ctx, &request),
         "As/SetLink" => set(ctx, &request),

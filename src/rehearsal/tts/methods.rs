@@ -8,14 +8,14 @@ use super::{
     failure::{Failure, Kind},
     gateways, integrations, links, network, packages, registries,
 };
-use crate::{
-    map::path,
-    model::ids::Eui64,
-    proto,
-};
+use crate::{map::path, model::ids::Eui64, proto};
 
-const UNIMPLEMENTED: Kind =
-    Kind::new(Code::Unimplemented, "rehearsal", "not_rehearsed", "the embedded server does not have this method");
+const UNIMPLEMENTED: Kind = Kind::new(
+    Code::Unimplemented,
+    "rehearsal",
+    "not_rehearsed",
+    "the embedded server does not have this method",
+);
 
 /// An empty answer.
 pub(super) fn empty() -> DynamicMessage {
@@ -39,10 +39,12 @@ pub(super) fn dispatch(
         "AsEndDeviceRegistry" | "AsEndDeviceBatchRegistry" => registries::application(ctx, name, request),
         "NsEndDeviceRegistry" | "NsEndDeviceBatchRegistry" => network::call(ctx, name, request),
         "As" | "AppAs" | "ApplicationActivationSettingRegistry" => links::call(ctx, method, request),
-        "ApplicationWebhookRegistry" | "ApplicationPubSubRegistry" => integrations::call(ctx, method, request),
+        "ApplicationWebhookRegistry" | "ApplicationPubSubRegistry" => {
+            integrations::call(ctx, method, request)
+        }
         "ApplicationPackageRegistry" => packages::call(ctx, name, request),
-        "Ns" | "Js" | "Gs" | "Is" | "Configuration" => configuration::call(ctx, method, request),
-        "EndDeviceClaimingServer" => claiming::call(ctx, name, request),
+        "Ns" | "Js" | "Gs" | "Is" | "Configuration" => configuration::call(ctx, method, &request),
+        "EndDeviceClaimingServer" => claiming::call(ctx, name, &request),
         _ => Err(unimplemented()),
     }
 }
@@ -55,10 +57,18 @@ pub(super) fn unimplemented() -> Failure {
 /// True for methods that may change something.
 pub(super) fn is_write(path: &str) -> bool {
     let method = path.rsplit('/').next().unwrap_or_default();
-    let reads = ["Get", "List", "AuthInfo", "BatchGet", "GenerateDevAddr", "DownlinkQueueList", "FindRelated", "Stream"];
+    let reads = [
+        "Get",
+        "List",
+        "AuthInfo",
+        "BatchGet",
+        "GenerateDevAddr",
+        "DownlinkQueueList",
+        "FindRelated",
+        "Stream",
+    ];
     !reads.iter().any(|read| method.starts_with(read))
 }
-
 
 /// Requests that the rate limiter knows no entity of: they share a bucket per method and token.
 const NO_ENTITY: &[&str] = &[

@@ -44,7 +44,7 @@ use crate::{map::path, proto};
 pub use auth::EntityKind;
 pub use failure::{Failure, Kind};
 pub use limit::RateLimit;
-pub use settings::Settings;
+pub use settings::{ADMIN, Settings};
 
 use limit::Limiter;
 use stored::Now;
@@ -71,7 +71,7 @@ pub struct CallInfo {
     /// Number of the call on this server, from 1.
     pub n: u64,
     /// Request path: `/ttn.lorawan.v3.EndDeviceRegistry/Get`.
-    pub path: String,
+    pub method: String,
     /// What it is about, as the rate limiter names it: `end device:meters.meter-1`; empty for none.
     pub entity: String,
     /// The answer's status; `None` before there is one.
@@ -82,16 +82,18 @@ pub struct CallInfo {
 
 impl CallInfo {
     /// Service and method without the package: `EndDeviceRegistry/Get`.
-    pub fn method(&self) -> &str {
-        self.path.rsplit_once('.').map_or(&self.path, |(_, method)| method)
+    pub fn rpc(&self) -> &str {
+        self.method.rsplit_once('.').map_or(&self.method, |(_, rpc)| rpc)
     }
 }
 
 /// What a hook makes of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Answer this status without applying the call; optionally with namespace and name of the error.
-    Status(Code, Option<(&'static str, &'static str)>),
+    /// Answer this status without applying the call.
+    Status(Code),
+    /// The same with namespace and name of the error, as `pkg/redis` and `not_found`.
+    Error(Code, &'static str, &'static str),
     /// Wait before applying it.
     Delay(Duration),
     /// Drop the connection without applying it.
@@ -201,7 +203,10 @@ impl Tts {
         let call = self.announce(path, &request);
         let mut more = Vec::new();
         match self.fault(&call) {
-            Some(Fault::Status(code, definition)) => return self.refuse(call, code, definition),
+            Some(Fault::Status(code)) => return Err(self.refuse(call, code, None).1),
+            Some(Fault::Error(code, namespace, name)) => {
+                return Err(self.refuse(call, code, Some((namespace, name))).1);
+            }
             Some(Fault::Headers(headers)) => more = headers,
             _ => {}
         }
@@ -220,7 +225,7 @@ impl Tts {
     pub(super) fn announce(&self, path: &str, request: &DynamicMessage) -> CallInfo {
         CallInfo {
             n: self.next.fetch_add(1, Ordering::SeqCst),
-            path: path.to_owned(),
+            method: path.to_owned(),
             entity: methods::entity(request),
             code: None,
             is_write: methods::is_write(path),
@@ -239,10 +244,10 @@ impl Tts {
         mut call: CallInfo,
         code: Code,
         definition: Option<(&'static str, &'static str)>,
-    ) -> Result<Reply, Failure> {
+    ) -> (CallInfo, Failure) {
         call.code = Some(code);
         self.finish(&call);
-        Err(Failure::injected(code, definition))
+        (call, Failure::injected(code, definition))
     }
 
     /// Applies a call and tells the hooks.
@@ -278,12 +283,11 @@ impl Tts {
         request: DynamicMessage,
         bearer: Option<&str>,
     ) -> Result<Reply, Failure> {
-        let method = call.method();
+        let method = call.rpc();
         validation::check(method, &request, &self.settings.refused_paths)?;
         let headers = self.limit(call, bearer)?;
         let mut store = self.store();
-        let mut ctx =
-            Ctx { store: &mut store, settings: &self.settings, bearer, headers, now: Now::read() };
+        let mut ctx = Ctx { store: &mut store, settings: &self.settings, bearer, headers, now: Now::read() };
         match methods::dispatch(&mut ctx, method, request) {
             Ok(message) => Ok(Reply { message, headers: ctx.headers }),
             Err(failure) => Err(failure.with_headers(ctx.headers)),
@@ -294,7 +298,7 @@ impl Tts {
     fn limit(&self, call: &CallInfo, bearer: Option<&str>) -> Result<Vec<(String, String)>, Failure> {
         let Some(limit) = self.settings.rate_limit else { return Ok(Vec::new()) };
         let entity = if limit.per_entity { call.entity.as_str() } else { "" };
-        let mut key = format!("grpc:method:{}:{entity}", call.path);
+        let mut key = format!("grpc:method:{}:{entity}", call.method);
         if let Some(Ok((_, id, _))) = bearer.map(auth::split_token) {
             key.push_str(":token:");
             key.push_str(id);

@@ -48,7 +48,11 @@ const DEFAULT: Registry = Registry {
     ids: ["ids.application_ids", "ids.f_port"],
 };
 
-pub(super) fn call(ctx: &mut Ctx<'_>, name: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    name: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match name {
         "List" => list_packages(ctx, &request),
         "GetAssociation" => DEVICE.get(ctx, &request),
@@ -84,7 +88,8 @@ fn implicit(paths: &[String]) -> Vec<String> {
 impl Registry {
     /// The application and the owner's part of the key, from identifiers at `at` (with the port) or of the owner alone.
     fn owner(&self, message: &DynamicMessage, at: &str) -> (String, String) {
-        let join = |more: &str| [at, more].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>().join(".");
+        let join =
+            |more: &str| [at, more].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>().join(".");
         match self.table {
             Table::Packages => {
                 let (application, device) = devices::ids_at(message, &join("end_device_ids"));

@@ -112,7 +112,11 @@ pub(super) fn implicit(paths: &[String]) -> Vec<String> {
 
 // ---- Join Server
 
-pub(super) fn join(ctx: &mut Ctx<'_>, name: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn join(
+    ctx: &mut Ctx<'_>,
+    name: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match name {
         "Get" => join_get(ctx, &request),
         "Set" => join_set(ctx, &request),
@@ -129,7 +133,11 @@ pub(super) fn join(ctx: &mut Ctx<'_>, name: &str, request: DynamicMessage) -> Re
 
 fn warn_of_claim_code(ctx: &mut Ctx<'_>, paths: &[String]) {
     // The third of these does not exist (`valid_to` was meant): a quirk that makes no difference but for its parent.
-    let parts = ["claim_authentication_code.value", "claim_authentication_code.valid_from", "claim_authentication_code.value_to"];
+    let parts = [
+        "claim_authentication_code.value",
+        "claim_authentication_code.valid_from",
+        "claim_authentication_code.value_to",
+    ];
     if fields::has_any(paths, &parts) {
         ctx.warn(CLAIM_CODE_WARNING);
     }
@@ -250,7 +258,11 @@ fn write(
 
 // ---- Application Server
 
-pub(super) fn application(ctx: &mut Ctx<'_>, name: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn application(
+    ctx: &mut Ctx<'_>,
+    name: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match name {
         "Get" => application_get(ctx, &request),
         "Set" => application_set(ctx, &request),
@@ -272,7 +284,11 @@ fn application_get(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<Dynami
 }
 
 /// Formatter scripts have a size in bytes, besides the rule that counts code points.
-pub(super) fn check_scripts(paths: &[String], sent: Option<&DynamicMessage>, at: &str) -> Result<(), Failure> {
+pub(super) fn check_scripts(
+    paths: &[String],
+    sent: Option<&DynamicMessage>,
+    at: &str,
+) -> Result<(), Failure> {
     for direction in ["up", "down"] {
         let field = format!("{at}.{direction}_formatter_parameter");
         let size = sent.map_or(0, |sent| path::string(sent, &field).len());
@@ -301,7 +317,10 @@ fn application_set(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<Dynami
     let mut sets = paths.clone();
     if fields::has(&paths, "session.keys.app_s_key.key") {
         plain_key(&mut sent, "session.keys.app_s_key");
-        sets = fields::with(&sets, &["session.keys.app_s_key.encrypted_key", "session.keys.app_s_key.kek_label"]);
+        sets = fields::with(
+            &sets,
+            &["session.keys.app_s_key.encrypted_key", "session.keys.app_s_key.kek_label"],
+        );
     }
     let key = device_key(&application, &device);
     let stored = ctx.store.get(Table::As, &key).cloned();

@@ -3,10 +3,10 @@
 use std::{fmt, path::PathBuf};
 
 use super::limit::RateLimit;
-use crate::model::{
-    ids::{DevAddrPrefix, Eui64, NetId},
-    secret::Secret,
-};
+use crate::model::ids::{DevAddrPrefix, Eui64, NetId};
+
+/// User ID of the administrator, unless the settings have another.
+pub const ADMIN: &str = "admin";
 
 /// Settings of an embedded server: those of a real deployment that a migration can notice.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub struct Settings {
     /// JoinEUI blocks that its Join Server serves: first JoinEUI and number of fixed bits.
     pub join_eui_prefixes: Vec<(Eui64, u8)>,
     /// API key of the administrator, `NNSXS.<ID>.<secret>`.
-    pub api_key: Secret,
+    pub api_key: String,
     /// User ID of the administrator, and the first of the users that exist.
     pub admin: String,
     /// Other users that exist: a collaborator must be one of them or an organization.
@@ -50,8 +50,8 @@ impl Default for Settings {
             net_id: NetId([0; 3]),
             dev_addr_prefixes: "01000000/8".parse().into_iter().collect(),
             join_eui_prefixes: vec![(Eui64([0; 8]), 0)],
-            api_key: Secret::new(super::auth::generate_token().0),
-            admin: "admin".to_owned(),
+            api_key: super::auth::generate_token().0,
+            admin: ADMIN.to_owned(),
             users: Vec::new(),
             organizations: Vec::new(),
             admin_rights_all: true,

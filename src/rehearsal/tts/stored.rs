@@ -72,8 +72,26 @@ pub(super) const REDIS_NOT_FOUND: Kind =
 
 /// A handful of the 731 words that the real server refuses as IDs (`pkg/identityserver/blocklist/builtin.go`).
 const FORBIDDEN: &[&str] = &[
-    "account", "admin", "administrator", "api", "app", "application", "applications", "console", "dev", "device",
-    "devices", "fleet", "gateway", "gateways", "root", "test", "user", "users", "webhook", "webhooks",
+    "account",
+    "admin",
+    "administrator",
+    "api",
+    "app",
+    "application",
+    "applications",
+    "console",
+    "dev",
+    "device",
+    "devices",
+    "fleet",
+    "gateway",
+    "gateways",
+    "root",
+    "test",
+    "user",
+    "users",
+    "webhook",
+    "webhooks",
 ];
 
 /// Refuses reserved words.
@@ -87,12 +105,7 @@ pub(super) fn id_taken() -> Failure {
 }
 
 /// Key in [`Table::Collaborators`].
-pub(super) fn collaborator_key(
-    kind: EntityKind,
-    id: &str,
-    account: EntityKind,
-    account_id: &str,
-) -> String {
+pub(super) fn collaborator_key(kind: EntityKind, id: &str, account: EntityKind, account_id: &str) -> String {
     format!("{}:{id}/{}:{account_id}", kind.prefix(), account.prefix())
 }
 

@@ -24,24 +24,24 @@ use crate::{
     rehearsal::store::{Table, device_key},
 };
 
-pub(super) use regional::{bands, plans};
+pub(super) use regional::{Band, bands, plans};
 pub(super) use state::default_settings;
 
 const DEVICE_NOT_FOUND: Kind =
     Kind::new(Code::NotFound, "pkg/networkserver", "device_not_found", "device not found");
-const CORRUPTED: Kind = Kind::new(
-    Code::DataLoss,
-    "pkg/networkserver/internal",
-    "corrupted_mac_state",
-    "MAC state is corrupted",
-);
+const CORRUPTED: Kind =
+    Kind::new(Code::DataLoss, "pkg/networkserver/internal", "corrupted_mac_state", "MAC state is corrupted");
 const NO_SESSION: Kind =
     Kind::new(Code::DataLoss, "pkg/networkserver/internal", "session", "no device session");
 
 /// Paths of the session keys that the Network Server holds, below a session or a queued join-accept.
 const SESSION_KEYS: [&str; 3] = ["f_nwk_s_int_key", "nwk_s_enc_key", "s_nwk_s_int_key"];
 
-pub(super) fn call(ctx: &mut Ctx<'_>, name: &str, request: DynamicMessage) -> Result<DynamicMessage, Failure> {
+pub(super) fn call(
+    ctx: &mut Ctx<'_>,
+    name: &str,
+    request: DynamicMessage,
+) -> Result<DynamicMessage, Failure> {
     match name {
         "Get" => get(ctx, &request),
         "Set" => set::set(ctx, &request),

@@ -29,7 +29,10 @@ const DATA_RATES: &[(&str, &str)] = &[
     ("mac_settings.rx2_data_rate_index.value", "mac_settings.rx2_data_rate_index"),
     ("mac_settings.desired_rx2_data_rate_index.value", "mac_settings.desired_rx2_data_rate_index"),
     ("mac_settings.ping_slot_data_rate_index.value", "mac_settings.ping_slot_data_rate_index"),
-    ("mac_settings.desired_ping_slot_data_rate_index.value", "mac_settings.desired_ping_slot_data_rate_index"),
+    (
+        "mac_settings.desired_ping_slot_data_rate_index.value",
+        "mac_settings.desired_ping_slot_data_rate_index",
+    ),
     ("mac_settings.adr.mode.static.data_rate_index", "mac_settings.adr.mode.static"),
     ("mac_state.current_parameters.rx2_data_rate_index", "mac_state"),
     ("mac_state.desired_parameters.rx2_data_rate_index", "mac_state"),
@@ -67,7 +70,9 @@ struct Checks<'w, 'a> {
 pub(super) fn check(writing: &mut Writing<'_>) -> Result {
     let adr = "mac_settings.adr.mode.dynamic";
     let mut concerned: Vec<String> = DATA_RATES.iter().map(|(path, _)| (*path).to_owned()).collect();
-    for part in ["max_data_rate_index.value", "max_tx_power_index", "min_data_rate_index.value", "min_tx_power_index"] {
+    for part in
+        ["max_data_rate_index.value", "max_tx_power_index", "min_data_rate_index.value", "min_tx_power_index"]
+    {
         concerned.push(format!("{adr}.{part}"));
     }
     for relay in RELAYS {
@@ -76,7 +81,9 @@ pub(super) fn check(writing: &mut Writing<'_>) -> Result {
         concerned.push(format!("{relay}.mode.serving.second_channel.data_rate_index"));
     }
     for parameters in PARAMETERS {
-        for part in ["adr_data_rate_index", "adr_tx_power_index", "channels", "ping_slot_data_rate_index_value.value"] {
+        for part in
+            ["adr_data_rate_index", "adr_tx_power_index", "channels", "ping_slot_data_rate_index_value.value"]
+        {
             concerned.push(format!("{parameters}.{part}"));
         }
     }
@@ -220,8 +227,11 @@ impl Checks<'_, '_> {
             let field = format!("{serving}.default_channel_index");
             let wrapped = relay.starts_with("mac_settings");
             self.each(&field, |device, (_, band)| {
-                let (owner, at) =
-                    if wrapped { (field.clone(), format!("{field}.value")) } else { (serving.clone(), field.clone()) };
+                let (owner, at) = if wrapped {
+                    (field.clone(), format!("{field}.value"))
+                } else {
+                    (serving.clone(), field.clone())
+                };
                 !path::has(device, &owner) || path::number(device, &at) < band.wor_channels()
             })?;
         }

@@ -51,8 +51,8 @@ pub(in crate::rehearsal::tts) struct Plan {
 #[derive(Debug)]
 pub(in crate::rehearsal::tts) struct Band {
     pub id: String,
-    /// Numbers of the `PHYVersion`s that this description is for.
-    pub phy_versions: Vec<i32>,
+    /// The `PHYVersion`s that this description is for: the names that the stack writes, and their numbers.
+    pub phy_versions: Vec<(String, i32)>,
     /// `BandDescription`.
     pub description: DynamicMessage,
 }
@@ -70,9 +70,8 @@ static PLANS: LazyLock<Vec<Plan>> = LazyLock::new(|| {
     lines.map(|line| serde_json::from_str(line).expect("plans.jsonl is part of this program")).collect()
 });
 
-static BANDS: LazyLock<Vec<Band>> = LazyLock::new(|| {
-    read_bands(include_str!("bands.jsonl")).expect("bands.jsonl is part of this program")
-});
+static BANDS: LazyLock<Vec<Band>> =
+    LazyLock::new(|| read_bands(include_str!("bands.jsonl")).expect("bands.jsonl is part of this program"));
 
 fn read_bands(text: &str) -> Result<Vec<Band>, serde_json::Error> {
     let mut parts: Vec<Json> = Vec::new();
@@ -91,7 +90,10 @@ fn read_bands(text: &str) -> Result<Vec<Band>, serde_json::Error> {
         }
         let versions = proto::enumeration("PHYVersion");
         let names = line["phy_versions"].as_array().cloned().unwrap_or_default();
-        let number = |name: &Json| Some(versions.get_value_by_name(name.as_str()?)?.number());
+        let number = |name: &Json| {
+            let name = name.as_str()?;
+            Some((name.to_owned(), versions.get_value_by_name(name)?.number()))
+        };
         bands.push(Band {
             id: line["band_id"].as_str().unwrap_or_default().to_owned(),
             phy_versions: names.iter().filter_map(number).collect(),
@@ -103,8 +105,7 @@ fn read_bands(text: &str) -> Result<Vec<Band>, serde_json::Error> {
 
 /// `[[frequency, min, max], …]` as the API writes channels.
 fn channels(list: &Json) -> Json {
-    let channel =
-        |c: &Json| json!({"frequency": c[0].as_u64(), "min_data_rate": c[1].as_i64(), "max_data_rate": c[2].as_i64()});
+    let channel = |c: &Json| json!({"frequency": c[0].as_u64(), "min_data_rate": c[1].as_i64(), "max_data_rate": c[2].as_i64()});
     list.as_array().map_or(Json::Null, |list| list.iter().map(channel).collect())
 }
 
@@ -128,13 +129,19 @@ pub(super) fn plan(id: &str) -> Result<&'static Plan, Failure> {
 /// A plan with its band in a PHY version, by number (`FrequencyPlanAndBand`).
 pub(super) fn plan_and_band(id: &str, phy_version: i32) -> Result<(&'static Plan, &'static Band), Failure> {
     let plan = plan(id)?;
-    let band = BANDS.iter().find(|b| b.id == plan.band_id && b.phy_versions.contains(&phy_version));
+    let band = BANDS.iter().find(|b| b.id == plan.band_id && b.is_for(phy_version));
     let band = band.ok_or_else(|| {
-        let name = proto::enumeration("PHYVersion").get_value(phy_version);
-        let name = name.map_or_else(|| phy_version.to_string(), |v| v.name().to_owned());
+        let mut names = BANDS.iter().flat_map(|b| &b.phy_versions);
+        let name = names.find(|(_, number)| *number == phy_version).map(|(name, _)| name.clone());
+        let name = name.unwrap_or_else(|| phy_name(phy_version));
         NO_BAND_VERSION.with(json!({"ver": name, "id": plan.band_id}))
     })?;
     Ok((plan, band))
+}
+
+fn phy_name(number: i32) -> String {
+    let value = proto::enumeration("PHYVersion").get_value(number);
+    value.map_or_else(|| number.to_string(), |v| v.name().to_owned())
 }
 
 impl Plan {
@@ -145,6 +152,10 @@ impl Plan {
 }
 
 impl Band {
+    fn is_for(&self, phy_version: i32) -> bool {
+        self.phy_versions.iter().any(|(_, number)| *number == phy_version)
+    }
+
     fn number(&self, at: &str) -> u64 {
         path::number(&self.description, at)
     }
@@ -255,7 +266,10 @@ mod tests {
 
     #[test]
     fn an_unknown_plan_and_version_are_told_apart() {
-        assert_eq!(plan_and_band("NOPE", 1).expect_err("unknown").full_name(), "pkg/frequencyplans:not_found");
+        assert_eq!(
+            plan_and_band("NOPE", 1).expect_err("unknown").full_name(),
+            "pkg/frequencyplans:not_found"
+        );
         let error = plan_and_band("RU_864_870_TTN", 1).expect_err("too old").full_name();
         assert_eq!(error, "pkg/networkserver/internal:no_band_version");
     }

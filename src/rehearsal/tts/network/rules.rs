@@ -27,7 +27,11 @@ pub(super) fn implications(writing: &mut Writing<'_>) -> Result {
     joined.extend(leaves_below("pending_session."));
     joined.push("session.keys.session_key_id");
     if_absent_then_absent(writing, "supports_join", &joined)?;
-    if_absent_then_present(writing, "supports_join", &["session.dev_addr", "session.keys.f_nwk_s_int_key.key"])?;
+    if_absent_then_present(
+        writing,
+        "supports_join",
+        &["session.dev_addr", "session.keys.f_nwk_s_int_key.key"],
+    )?;
     abp_dev_eui(writing)?;
     ping_slot(writing, "supports_join", false)?;
     let silent = multicast_absent();
@@ -215,7 +219,8 @@ fn multicast_parameters(writing: &mut Writing<'_>) -> Result {
         let desired = current.replace("current_parameters", "desired_parameters");
         let looks_at = [current.to_owned(), desired.clone()];
         conditional(writing, "multicast", true, &looks_at, |writing| {
-            let value = |at: &str| writing.at(at).and_then(|d| path::get(d, at).map(std::borrow::Cow::into_owned));
+            let value =
+                |at: &str| writing.at(at).and_then(|d| path::get(d, at).map(std::borrow::Cow::into_owned));
             fits(value(current) == value(&desired), &desired)
         })?;
     }
@@ -258,7 +263,10 @@ pub(super) fn monotonic_adr(writing: &mut Writing<'_>) -> Result {
 }
 
 fn with_key_parts(owner: &str, parts: &[&str]) -> Vec<String> {
-    SESSION_KEYS.iter().flat_map(|key| parts.iter().map(move |part| format!("{owner}.{key}.{part}"))).collect()
+    SESSION_KEYS
+        .iter()
+        .flat_map(|key| parts.iter().map(move |part| format!("{owner}.{key}.{part}")))
+        .collect()
 }
 
 /// True when one of these fields comes with its parent, wherever it is looked up.
@@ -273,7 +281,8 @@ fn any_present(writing: &Writing<'_>, looks_at: &[String], parent: &str) -> bool
 /// A session must be whole. Answers whether the device has one.
 pub(super) fn session(writing: &mut Writing<'_>) -> std::result::Result<bool, Failure> {
     let mut looks_at = owned(&["lorawan_version", "multicast", "supports_join"]);
-    let of_state = leaves_below("mac_state.").into_iter().filter(|p| !p.starts_with("mac_state.queued_join_accept"));
+    let of_state =
+        leaves_below("mac_state.").into_iter().filter(|p| !p.starts_with("mac_state.queued_join_accept"));
     looks_at.extend(of_state.map(str::to_owned));
     looks_at.extend(with_key_parts("session.keys", &["encrypted_key", "kek_label", "key"]));
     looks_at.extend(owned(&[

@@ -334,7 +334,8 @@ fn check_pending_keys(writing: &Writing<'_>, at: &str) -> Result<(), Failure> {
 fn wrap(writing: &mut Writing<'_>, at: &str) {
     for key in SESSION_KEYS {
         let envelope = format!("{at}.{key}");
-        if writing.sets(&format!("{envelope}.key")) && path::has(&writing.device, &format!("{envelope}.key")) {
+        if writing.sets(&format!("{envelope}.key")) && path::has(&writing.device, &format!("{envelope}.key"))
+        {
             registries::plain_key(&mut writing.device, &envelope);
             writing.add(&[&format!("{envelope}.encrypted_key"), &format!("{envelope}.kek_label")]);
         }
@@ -379,13 +380,15 @@ fn complete_session(writing: &mut Writing<'_>, now: Value) -> Result<(), Failure
     if writing.sets("session.keys.f_nwk_s_int_key.key") && !is_mac_1_1(version) {
         copy_first_key(writing, "session.keys");
     }
-    let started = |device: Option<&DynamicMessage>| device.is_some_and(|d| path::has(d, "session.started_at"));
+    let started =
+        |device: Option<&DynamicMessage>| device.is_some_and(|d| path::has(d, "session.started_at"));
     let key_id = |device: Option<&DynamicMessage>| {
         device.map(|d| path::bytes(d, "session.keys.session_key_id")).unwrap_or_default()
     };
     let unset = writing.sets("session.started_at") && !started(Some(&writing.device));
     // The server asks for a path that does not exist: only a mask with the whole session has it.
-    let another = writing.sets("session.session_key_id") && key_id(Some(&writing.device)) != key_id(writing.stored);
+    let another =
+        writing.sets("session.session_key_id") && key_id(Some(&writing.device)) != key_id(writing.stored);
     if unset || another || !started(writing.stored) {
         path::set(&mut writing.device, "session.started_at", now);
         writing.add(&["session.started_at"]);

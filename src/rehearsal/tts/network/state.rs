@@ -58,11 +58,7 @@ impl Settings<'_> {
 
     fn rx1_delay(&self, desired: bool) -> u64 {
         let default = || self.own("rx1_delay").unwrap_or(self.band.receive_delay() as u64);
-        if desired {
-            self.own("desired_rx1_delay").unwrap_or(DESIRED_RX1_DELAY as u64)
-        } else {
-            default()
-        }
+        if desired { self.own("desired_rx1_delay").unwrap_or(DESIRED_RX1_DELAY as u64) } else { default() }
     }
 
     /// A setting with a desired counterpart that falls back to it.
@@ -72,10 +68,16 @@ impl Settings<'_> {
     }
 
     fn rx2_data_rate(&self, desired: bool) -> u64 {
-        let current =
-            || self.own("rx2_data_rate_index").unwrap_or(self.band.index("default_rx2_parameters.data_rate_index") as u64);
+        let current = || {
+            self.own("rx2_data_rate_index")
+                .unwrap_or(self.band.index("default_rx2_parameters.data_rate_index") as u64)
+        };
         let planned = self.plan.rx2_data_rate.map(|index| index as u64);
-        if desired { self.own("desired_rx2_data_rate_index").or(planned).unwrap_or_else(current) } else { current() }
+        if desired {
+            self.own("desired_rx2_data_rate_index").or(planned).unwrap_or_else(current)
+        } else {
+            current()
+        }
     }
 
     fn rx2_frequency(&self, desired: bool) -> u64 {
@@ -108,8 +110,9 @@ impl Settings<'_> {
     }
 
     fn ping_slot_data_rate(&self, desired: bool) -> u64 {
-        let current =
-            || self.own("ping_slot_data_rate_index").unwrap_or(self.band.index("beacon.data_rate_index") as u64);
+        let current = || {
+            self.own("ping_slot_data_rate_index").unwrap_or(self.band.index("beacon.data_rate_index") as u64)
+        };
         let planned = self.plan.ping_slot_data_rate.map(|index| index as u64);
         if desired {
             self.own("desired_ping_slot_data_rate_index").or(planned).unwrap_or_else(current)
@@ -174,7 +177,13 @@ impl Settings<'_> {
                 channels.push(MacChannel { downlink: frequency, ..MacChannel::default() });
             } else {
                 let max = self.band.index("max_adr_data_rate_index");
-                channels.push(MacChannel { uplink: frequency, downlink: frequency, min: 0, max, enabled: true });
+                channels.push(MacChannel {
+                    uplink: frequency,
+                    downlink: frequency,
+                    min: 0,
+                    max,
+                    enabled: true,
+                });
             }
         }
         channels
@@ -258,7 +267,13 @@ impl Settings<'_> {
             let backoff = backoff.unwrap_or(self.band.relay_backoff());
             path::touch(&mut relay, "mode.served");
             path::set(&mut relay, "mode.served.backoff", Value::U32(backoff));
-            for field in ["mode.always", "mode.dynamic", "mode.end_device_controlled", "second_channel", "serving_device_id"] {
+            for field in [
+                "mode.always",
+                "mode.dynamic",
+                "mode.end_device_controlled",
+                "second_channel",
+                "serving_device_id",
+            ] {
                 copy(&served, field, &mut relay, &format!("mode.served.{field}"));
             }
         } else if let Some(serving) = path::child(&settings, "mode.serving") {
@@ -266,8 +281,13 @@ impl Settings<'_> {
             for field in ["second_channel", "cad_periodicity", "uplink_forwarding_rules", "limits"] {
                 copy(&serving, field, &mut relay, &format!("mode.serving.{field}"));
             }
-            let index = path::child(&serving, "default_channel_index").map(|i| path::number(&i, "value") as u32);
-            path::set(&mut relay, "mode.serving.default_channel_index", Value::U32(index.unwrap_or_default()));
+            let index =
+                path::child(&serving, "default_channel_index").map(|i| path::number(&i, "value") as u32);
+            path::set(
+                &mut relay,
+                "mode.serving.default_channel_index",
+                Value::U32(index.unwrap_or_default()),
+            );
         }
         Some(relay)
     }
@@ -285,8 +305,7 @@ fn enumeration(number: u64) -> Value {
 
 /// dBm of a `DeviceEIRP` (LoRaWAN 1.1 §5.8).
 fn device_eirp(index: u64) -> f32 {
-    const TABLE: [f32; 16] =
-        [8., 10., 12., 13., 14., 16., 18., 20., 21., 24., 26., 27., 29., 30., 33., 36.];
+    const TABLE: [f32; 16] = [8., 10., 12., 13., 14., 16., 18., 20., 21., 24., 26., 27., 29., 30., 33., 36.];
     TABLE.get(index as usize).copied().unwrap_or(36.)
 }
 
@@ -354,7 +373,10 @@ pub(super) fn new_state(device: &DynamicMessage) -> Result<DynamicMessage, Failu
 ///
 /// # Errors
 /// When the frequency plan or the PHY version in it is unknown.
-pub(in crate::rehearsal::tts) fn default_settings(plan_id: &str, phy: i32) -> Result<DynamicMessage, Failure> {
+pub(in crate::rehearsal::tts) fn default_settings(
+    plan_id: &str,
+    phy: i32,
+) -> Result<DynamicMessage, Failure> {
     let (plan, band) = plan_and_band(plan_id, phy)?;
     let device = proto::message("EndDevice");
     let of = Settings { device: &device, plan, band };
@@ -388,7 +410,9 @@ pub(in crate::rehearsal::tts) fn default_settings(plan_id: &str, phy: i32) -> Re
     }
     path::set(&mut settings, "adr_margin.value", Value::F32(15.0));
     path::set(&mut settings, "status_count_periodicity.value", Value::U32(200));
-    for (at, seconds) in [("class_b_timeout", 600), ("class_c_timeout", 300), ("status_time_periodicity", 86400)] {
+    for (at, seconds) in
+        [("class_b_timeout", 600), ("class_c_timeout", 300), ("status_time_periodicity", 86400)]
+    {
         path::set(&mut settings, &format!("{at}.seconds"), Value::I64(seconds));
     }
     Ok(settings)
@@ -411,7 +435,10 @@ mod tests {
         let channels = path::get(state, &format!("{at}.channels")).expect("some").into_owned();
         let channels = channels.as_list().expect("list").to_vec();
         let channels = channels.iter().filter_map(Value::as_message);
-        channels.filter(|c| path::flag(c, "enable_uplink")).map(|c| path::number(c, "uplink_frequency")).collect()
+        channels
+            .filter(|c| path::flag(c, "enable_uplink"))
+            .map(|c| path::number(c, "uplink_frequency"))
+            .collect()
     }
 
     #[test]
