@@ -237,7 +237,7 @@ fn invalid(component: Component, message: &DynamicMessage) -> Vec<Finding> {
     rules::violations(message)
         .into_iter()
         .map(|v| {
-            Finding::new(Kind::InvalidField, v.reason.clone())
+            Finding::new(Kind::InvalidField, v.reason())
                 .at(component)
                 .paths([v.path()])
                 .fix("change the value at the source, where the target's rule allows less")

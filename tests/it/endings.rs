@@ -15,8 +15,11 @@ fn json_lines_have_their_version_and_nothing_else_is_on_stdout() {
         ("verify", vec!["--output", "json"], "verified"),
     ] {
         let ran = world.call(verb, &arguments).expect(0);
-        let lines: Vec<Value> =
-            ran.out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{verb}: {e}: {l}"))).collect();
+        let lines: Vec<Value> = ran
+            .out
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{verb}: {e}: {l}")))
+            .collect();
         assert!(lines.iter().all(|l| l["v"] == 1), "{verb}");
         assert_eq!(lines.last().map(|l| l["event"].clone()), Some(Value::from(last)), "{verb}");
     }

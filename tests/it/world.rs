@@ -235,4 +235,3 @@ allow-loss = ["picture", "queued-downlinks"]
 pub fn is_muted(ns: &DynamicMessage) -> bool {
     path::wrapped_flag(ns, "mac_settings.schedule_downlinks") == Some(false)
 }
-
