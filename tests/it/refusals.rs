@@ -211,11 +211,9 @@ fn keys_that_are_unknown_expired_or_lack_rights_are_told_apart() {
     let key = |rights: &[&str], expires| {
         world.source.tts.create_key(EntityKind::Application, APP, rights, expires).expect("memory")
     };
-    with(&key(&["RIGHT_APPLICATION_ALL"], Some(past))).expect(5);
-    let ran = with(&key(
-        &["RIGHT_APPLICATION_INFO", "RIGHT_APPLICATION_SETTINGS_BASIC", "RIGHT_APPLICATION_DEVICES_READ"],
-        None,
-    ));
+    with(&key(&["APPLICATION_ALL"], Some(past))).expect(5);
+    let ran =
+        with(&key(&["APPLICATION_INFO", "APPLICATION_SETTINGS_BASIC", "APPLICATION_DEVICES_READ"], None));
     assert!(matches!(ran.code, Some(3 | 5)), "{ran:?}");
     ran.says("DEVICES_READ_KEYS");
     assert_eq!(world.source.writes(), [""; 0]);
@@ -263,10 +261,11 @@ fn a_field_that_this_build_does_not_know_stops_the_device() {
     let world = World::some(&[1]);
     world.config(KEYS);
     world.source.edit(Table::Ns, APP, &dev(1), |ns| {
-        let mut bytes = ns.encode_to_vec();
+        let mut bytes = path::child(ns, "mac_state").expect("it has a session").encode_to_vec();
         // Field 1000, a varint.
         bytes.extend([0xC0, 0x3E, 0x01]);
-        *ns = DynamicMessage::decode(proto::descriptor("EndDevice"), bytes.as_slice()).expect("valid");
+        let state = DynamicMessage::decode(proto::descriptor("MACState"), bytes.as_slice()).expect("valid");
+        path::set(ns, "mac_state", Value::Message(state));
     });
     world.run().expect(3).says("unknown-fields").says("1000");
     untouched(&world, &[1]);

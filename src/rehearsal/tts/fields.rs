@@ -170,9 +170,15 @@ fn group<R: AsRef<str>>(paths: &[R]) -> BTreeMap<&str, Vec<&str>> {
     groups.into_iter().map(|(head, below)| (head, below.unwrap_or_default())).collect()
 }
 
-/// True when nothing is stored at `path` (`FieldIsZero`).
+/// True when nothing is stored at `path` (`FieldIsZero`). The value of a wrapper is zero also when the wrapper is there.
 pub fn is_zero(message: Option<&DynamicMessage>, path: &str) -> bool {
-    message.is_none_or(|message| !path::has(message, path))
+    let value = message.and_then(|message| path::get(message, path));
+    value.is_none_or(|value| match *value {
+        Value::Bool(b) => !b,
+        Value::U32(0) | Value::U64(0) | Value::I32(0) | Value::I64(0) | Value::EnumNumber(0) => true,
+        Value::F32(f) => f == 0.0,
+        _ => false,
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What fields of a device must be together: implications between them, and sessions that are whole.
 
 use super::{
-    super::failure::Failure,
+    super::{failure::Failure, fields},
     SESSION_KEYS,
     set::{Writing, invalid, keys_are_equal, leaves_below, looked_up_key_is_zero},
     state::is_mac_1_1,
@@ -113,7 +113,7 @@ fn if_present_then_present(writing: &mut Writing<'_>, left: &str, right: &[&str]
 
 /// True when the request sets a field to nothing.
 fn path_is_zero(writing: &Writing<'_>, at: &str) -> bool {
-    !path::has(&writing.device, at)
+    fields::is_zero(Some(&writing.device), at)
 }
 
 /// A check that holds where `left` is absent (or present): made when the request sets one of the fields involved.
