@@ -35,6 +35,7 @@ fn moving(component: Component) -> &'static [&'static str] {
         Component::Is => &["updated_at", "last_seen_at", "activated_at"],
         Component::Js => &[
             "updated_at",
+            "ids.dev_addr",
             "used_dev_nonces",
             "last_dev_nonce",
             "last_join_nonce",
@@ -42,7 +43,7 @@ fn moving(component: Component) -> &'static [&'static str] {
             "last_rj_count_1",
             "session",
         ],
-        Component::As => &["updated_at", "pending_session", "session.last_a_f_cnt_down"],
+        Component::As => &["updated_at", "ids.dev_addr", "pending_session", "session.last_a_f_cnt_down"],
         Component::Ns => &[
             "updated_at",
             "session.last_f_cnt_up",

@@ -71,8 +71,8 @@ pub fn set_list(message: &mut DynamicMessage, at: &str, items: Vec<DynamicMessag
 
 pub fn stamp(message: &mut DynamicMessage, at: &str, now: Timestamp) {
     let mut time = proto::message("google.protobuf.Timestamp");
-    time.set_field_by_name("seconds", Value::I64(now.as_second()));
-    time.set_field_by_name("nanos", Value::I32(now.subsec_nanosecond()));
+    path::set(&mut time, "seconds", Value::I64(now.as_second()));
+    path::set(&mut time, "nanos", Value::I32(now.subsec_nanosecond()));
     path::set(message, at, Value::Message(time));
 }
 
@@ -102,6 +102,8 @@ pub fn put(
 /// `activated_at` (once, at the first uplink that the Application Server takes) and `last_seen_at` of the IS record.
 pub fn seen(store: &mut Store, key: &str, now: Timestamp, activated: bool) -> Result<(), Dropped> {
     let Some(mut is) = record(store, Component::Is, key) else { return Ok(()) };
+    // The Identity Server's database keeps microseconds.
+    let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
     stamp(&mut is, "last_seen_at", now);
     if activated {
         stamp(&mut is, "activated_at", now);

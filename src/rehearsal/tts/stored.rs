@@ -147,8 +147,8 @@ impl Now {
 /// A `google.protobuf.Timestamp` of nanoseconds since 1970.
 pub(super) fn timestamp(nanos: i128) -> DynamicMessage {
     let mut message = proto::message("google.protobuf.Timestamp");
-    message.set_field_by_name("seconds", Value::I64(nanos.div_euclid(1_000_000_000) as i64));
-    message.set_field_by_name("nanos", Value::I32(nanos.rem_euclid(1_000_000_000) as i32));
+    path::set(&mut message, "seconds", Value::I64(nanos.div_euclid(1_000_000_000) as i64));
+    path::set(&mut message, "nanos", Value::I32(nanos.rem_euclid(1_000_000_000) as i32));
     message
 }
 
