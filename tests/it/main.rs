@@ -1,5 +1,6 @@
 //! Integration tests: the built binary against embedded servers, and the embedded servers against the recordings.
 
+mod conformance;
 mod endings;
 mod fidelity;
 mod moves;
@@ -7,4 +8,5 @@ mod refusals;
 mod resume;
 mod safety;
 mod secrets;
+mod wire_tables;
 mod world;
