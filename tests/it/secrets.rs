@@ -1,8 +1,10 @@
 //! No secret leaves (S7): everything that the binary prints, and every byte of its files outside the seal, is searched
 //! for every secret of the fleet and of the two deployments, in every form in which software writes bytes.
 
+mod search;
+
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
     fs,
     net::SocketAddr,
@@ -12,121 +14,32 @@ use std::{
 };
 
 use axum::{body::Body, extract::Request, response::Response};
-use base64::{
-    Engine as _,
-    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use prost_reflect::{DynamicMessage, MapKey, Value, bytes::Bytes};
+use prost_reflect::{DynamicMessage, MapKey, Value};
 use stackferry::{
     map::path,
+    model::{
+        device::{Component, Record},
+        ids::AppId,
+    },
+    plan::{
+        facts::{IdFrom, SessionMode, TargetFacts, Wishes},
+        sealed, transform,
+    },
     proto,
-    rehearsal::{Fault, Settings, load, store::Table},
+    rehearsal::{
+        Fault, Settings, load,
+        store::{Table, device_key},
+    },
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
+use self::search::{Found, Search, Secret};
 use crate::world::{APP, LOSSES, Ran, World, dev, fixture};
-
-/// Shorter ones would be found by chance.
-const SHORTEST: usize = 8;
-/// How many bytes of a pattern the index looks at.
-const HEAD: usize = 6;
-
-/// A secret and what it is. The name may be printed.
-struct Secret {
-    name: String,
-    bytes: Vec<u8>,
-}
-
-impl Secret {
-    fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { name: name.into(), bytes: bytes.into() }
-    }
-}
-
-/// Where a secret was found: its name, and the form.
-type Found = BTreeSet<(String, &'static str)>;
-
-/// The forms of many secrets, found in one pass.
-struct Search {
-    patterns: Vec<(String, &'static str, Vec<u8>)>,
-    by_head: HashMap<[u8; HEAD], Vec<usize>>,
-    /// Which first two bytes any pattern has: most positions end here.
-    starts: Vec<bool>,
-}
-
-impl Search {
-    fn new(secrets: &[Secret]) -> Self {
-        let mut search = Self { patterns: Vec::new(), by_head: HashMap::new(), starts: vec![false; 1 << 16] };
-        for secret in secrets {
-            assert!(secret.bytes.len() >= SHORTEST, "{} is too short to be searched for", secret.name);
-            for (form, pattern) in forms(&secret.bytes) {
-                let head = *pattern.first_chunk::<HEAD>().expect("long enough");
-                search.starts[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
-                search.by_head.entry(head).or_default().push(search.patterns.len());
-                search.patterns.push((secret.name.clone(), form, pattern));
-            }
-        }
-        search
-    }
-
-    /// Every secret in `text`: as it stands, without white space (wrapped lines, pretty lists), and without anything
-    /// but letters and digits (`04:02:94`, `[0x04, 0x02]`).
-    fn find(&self, text: &[u8]) -> Found {
-        let tight: Vec<_> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-        let bare: Vec<_> = text.iter().copied().filter(u8::is_ascii_alphanumeric).collect();
-        let mut found = Found::new();
-        for view in [text, &tight, &bare] {
-            for (at, head) in view.windows(HEAD).enumerate() {
-                if !self.starts[usize::from(u16::from_be_bytes([head[0], head[1]]))] {
-                    continue;
-                }
-                let Some(here) = self.by_head.get(head) else { continue };
-                for (name, form, pattern) in here.iter().map(|i| &self.patterns[*i]) {
-                    if view[at..].starts_with(pattern) {
-                        found.insert((name.clone(), form));
-                    }
-                }
-            }
-        }
-        found
-    }
-
-    #[track_caller]
-    fn expect_none(&self, place: &str, text: &[u8]) {
-        let found = self.find(text);
-        assert!(found.is_empty(), "{place} holds {found:?}");
-    }
-}
-
-fn forms(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
-    let list =
-        |each: fn(&u8) -> String, by: &str| bytes.iter().map(each).collect::<Vec<_>>().join(by).into_bytes();
-    let debug = format!("{:?}", Bytes::copy_from_slice(bytes));
-    let mut forms = vec![
-        ("raw", bytes.to_vec()),
-        ("hex", hex::encode(bytes).into_bytes()),
-        ("HEX", hex::encode_upper(bytes).into_bytes()),
-        ("0x list", list(|b| format!("0x{b:02x}"), "")),
-        ("decimal list", list(u8::to_string, ",")),
-        ("escaped", debug.trim_start_matches("b\"").trim_end_matches('"').as_bytes().to_vec()),
-    ];
-    // Base64 of something longer that holds the secret: it begins at the first, second or third byte of a group. The
-    // characters that depend on its neighbours are left out; padding is among them.
-    for shift in 0..3 {
-        let shifted = [&vec![0; shift], bytes].concat();
-        let (from, to) = ((shift * 8).div_ceil(6), shifted.len() * 8 / 6);
-        let (plain, url) = (BASE64_STANDARD_NO_PAD.encode(&shifted), BASE64_URL_SAFE_NO_PAD.encode(&shifted));
-        forms.push(("base64", plain.as_bytes()[from..to].to_vec()));
-        if plain != url {
-            forms.push(("base64url", url.as_bytes()[from..to].to_vec()));
-        }
-    }
-    forms
-}
 
 /// The last names of fields that hold a secret, and the messages above a `value` that is one.
 const FIELDS: &[&str] = &[
@@ -173,6 +86,7 @@ fn secrets(world: &World) -> Vec<Secret> {
         }
         let api_key = side.tts.settings().api_key.clone();
         let last = api_key.rsplit('.').next().expect("a part").to_owned();
+        out.push(Secret::new(format!("{name} API key, but for its end"), &api_key[..60]));
         out.push(Secret::new(format!("{name} API key"), api_key));
         out.push(Secret::new(format!("{name} API key's secret"), last));
     }
@@ -295,14 +209,16 @@ fn no_command_prints_a_secret_and_no_file_holds_one() {
     let search = Search::new(&secrets);
     let mut printed = 0;
     let mut hear = |verb: &str, arguments: &[&str], says: &str| {
-        for form in [&[][..], &["-vv"], JSON, &["--output", "json", "-vv"]] {
-            let ran = loud(&world, verb, &[arguments, form].concat()).expect(0).says(says);
+        // The first of the forms is the one that does it; a rehearsal does it each time.
+        let forms = [&["-vv"][..], &["--output", "json", "-vv"], &[], JSON];
+        for form in &forms[..if verb == "rehearse" { 2 } else { 4 }] {
+            let ran = loud(&world, verb, &[arguments, *form].concat()).expect(0).says(says);
             search_output(&search, &format!("{verb} {form:?}"), &ran);
             printed += ran.out.len() + ran.err.len();
         }
     };
-    hear("plan", &[], "dev-00007");
-    hear("rehearse", &[], "dev-00007");
+    hear("plan", &[], "fleet-lab");
+    hear("rehearse", &[], "rehearsal");
     hear("run", &["--yes"], "");
     hear("status", &[], "");
     hear("verify", &[], "");
@@ -339,22 +255,22 @@ fn a_killed_run_leaves_no_secret_in_any_file() {
 
 #[test]
 fn a_failing_run_prints_none() {
-    for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Internal, Code::Unauthenticated] {
-        for method in ["JsEndDeviceRegistry/Set", "NsEndDeviceRegistry/Set", "EndDeviceRegistry/Create"] {
-            let world = fleet();
-            let file = world.config(&format!("{LOSSES}session = \"keep\"\n"));
-            select(&file, &[1, 2, 5]);
-            let search = Search::new(&secrets(&world));
-            world
-                .target
-                .tts
-                .on_call(move |call| call.method.ends_with(method).then_some(Fault::Status(code)));
-            let form = if method.starts_with('J') { JSON } else { &["-vv"] };
-            let ran = loud(&world, "run", &[&["--yes"], form].concat());
-            assert_ne!(ran.code, Some(0));
-            search_output(&search, &format!("run with {code:?} from {method}"), &ran);
-            search_files(&search, &world);
-        }
+    for (code, method) in [
+        (Code::InvalidArgument, "JsEndDeviceRegistry/Set"),
+        (Code::PermissionDenied, "AsEndDeviceRegistry/Set"),
+        (Code::Internal, "NsEndDeviceRegistry/Set"),
+        (Code::Unauthenticated, "EndDeviceRegistry/Create"),
+    ] {
+        let world = fleet();
+        let file = world.config(&format!("{LOSSES}session = \"keep\"\n"));
+        select(&file, &[1, 2, 5]);
+        let search = Search::new(&secrets(&world));
+        world.target.tts.on_call(move |call| call.method.ends_with(method).then_some(Fault::Status(code)));
+        let form = if method.starts_with('J') { JSON } else { &["-vv"] };
+        let ran = loud(&world, "run", &[&["--yes"], form].concat());
+        assert_ne!(ran.code, Some(0));
+        search_output(&search, &format!("run with {code:?} from {method}"), &ran);
+        search_files(&search, &world);
     }
 }
 
@@ -367,4 +283,213 @@ fn select(file: &std::path::Path, numbers: &[usize]) {
     let target = "target = \"fleet-lab\"";
     fs::write(file, text.replace(target, &format!("{target}\ndevices = {{ ids = [{ids}] }}")))
         .expect("a file");
+}
+
+/// A server, or something in front of it, that refuses what it is told and repeats it word for word.
+struct Parrot {
+    addr: SocketAddr,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Parrot {
+    /// In front of `upstream`; calls of methods that end so are refused, all others are passed on.
+    fn new(
+        upstream: SocketAddr,
+        refused: &'static str,
+        words: impl Fn(&str, &[u8]) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let words = Arc::new(words);
+        let router = axum::Router::new().fallback(move |request: Request| {
+            let words = Arc::clone(&words);
+            async move {
+                if !request.uri().path().ends_with(refused) {
+                    return pass_on(upstream, request).await;
+                }
+                let key =
+                    request.headers().get("authorization").expect("a key").to_str().expect("text").to_owned();
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                tonic::Status::invalid_argument(words(&key, &body)).into_http()
+            }
+        });
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("loopback");
+        let addr = listener.local_addr().expect("bound");
+        let server = tonic::transport::Server::builder().add_routes(tonic::service::Routes::from(router));
+        runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { addr, _runtime: runtime }
+    }
+
+    /// Puts itself in the target's place.
+    fn target_of(&self, world: &World, file: &std::path::Path) {
+        let text = fs::read_to_string(file).expect("written");
+        let (from, to) = (world.target.addr().to_string(), self.addr.to_string());
+        fs::write(file, text.replace(&from, &to)).expect("a file");
+    }
+}
+
+async fn pass_on(upstream: SocketAddr, request: Request) -> Response {
+    let stream = TcpStream::connect(upstream).await.expect("it listens");
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.expect("it speaks HTTP/2");
+    tokio::spawn(connection);
+    let (parts, body) = request.into_parts();
+    let body = Full::new(body.collect().await.expect("a body").to_bytes());
+    sender.send_request(Request::from_parts(parts, body)).await.expect("an answer").map(Body::new)
+}
+
+/// Runs three devices against a target that repeats what `words` makes of API key and request.
+fn run_against_parrot(words: impl Fn(&str, &[u8]) -> String + Send + Sync + 'static) {
+    let world = fleet();
+    let file = world.config(&format!("{LOSSES}session = \"keep\"\n"));
+    select(&file, &[1, 2, 5]);
+    let search = Search::new(&secrets(&world));
+    let parrot = Parrot::new(world.target.addr(), "AsEndDeviceRegistry/Set", words);
+    parrot.target_of(&world, &file);
+    for form in [&["-vv"][..], &["--output", "json", "-vv"]] {
+        let ran = loud(&world, "run", &[&["--yes"], form].concat()).says("the parrot says");
+        assert_ne!(ran.code, Some(0));
+        search_output(&search, &format!("run {form:?}"), &ran);
+        search_files(&search, &world);
+    }
+}
+
+#[test]
+fn a_server_that_repeats_the_api_key_is_not_quoted() {
+    run_against_parrot(|key, _| format!("the parrot says {key}"));
+}
+
+#[test]
+#[ignore = "fails: the words of a server are cut to length first, and the rest of a key is no longer known for one"]
+fn a_server_that_repeats_the_api_key_at_great_length_is_not_quoted() {
+    run_against_parrot(|key, _| format!("the parrot says {}{key}", "x".repeat(500)));
+}
+
+#[test]
+#[ignore = "fails: the client takes the API key out of the words of a server, but not what the request held"]
+fn a_server_that_repeats_a_device_key_is_not_quoted() {
+    let known = Search::new(&secrets(&fleet()));
+    let raw: Vec<_> = known.patterns.into_iter().filter(|p| p.1 == "raw").map(|p| p.2).collect();
+    run_against_parrot(move |_, body| {
+        let told = raw.iter().filter(|key| body.windows(key.len()).any(|w| w == **key));
+        told.fold("the parrot says".to_owned(), |text, key| format!("{text} {}", hex::encode_upper(key)))
+    });
+}
+
+/// A literal key in the configuration is refused wherever it stands, and not shown.
+#[test]
+fn a_key_in_the_configuration_is_not_repeated() {
+    let key = format!("NNSXS.{:A<39}.{:Q<52}", "LITERALKEY", "LITERALSECRET");
+    let search =
+        Search::new(&[Secret::new("literal key", key.as_str()), Secret::new("its secret", &key[46..])]);
+    let source = "api-key = { env = \"SOURCE_KEY\" }";
+    let cases = [
+        (source, format!("api-key = \"{key}\"")),
+        (source, format!("api-key = '{key}'")),
+        (source, format!("api-key = \"{key}")),
+        (source, format!("api-key = {key}")),
+        (source, format!("api_key = \"{key}\"")),
+        (source, format!("token = \"{key}\"")),
+        (source, format!("api-key = {{ literal = \"{key}\" }}")),
+        (source, format!("api-key = {{ env = \"{key}\" }}")),
+        (source, format!("api-key = {{ file = \"{key}\" }}")),
+        (source, format!("api-key = {{ command = [\"false\", \"{key}\"] }}")),
+        (source, format!("api-key = [\"{key}\"]")),
+        (source, format!("# was {key}\napi-key = 1")),
+        ("path = \"test.journal\"", format!("path = \"test.journal\"\nseal-key = \"{key}\"")),
+        ("source = \"fleet-lab\"", format!("source = \"{key}\"")),
+        ("address = \"", format!("address = \"{key}@")),
+        ("owner = {", format!("owner = {{ api-key = \"{key}\", ")),
+    ];
+    for (from, to) in cases {
+        let world = World::empty();
+        let file = world.config("");
+        let text = fs::read_to_string(&file).expect("written");
+        fs::write(&file, text.replacen(from, &to, 1)).expect("a file");
+        for (verb, form) in [("plan", &[][..]), ("run", &["--yes", "-vv"]), ("plan", JSON), ("status", &[])] {
+            let ran = loud(&world, verb, form);
+            let place = to.replace(&key, "KEY");
+            assert!(verb == "status" || ran.code != Some(0), "{place}: is taken");
+            search_output(&search, &format!("{verb} with {place}"), &ran);
+        }
+    }
+}
+
+/// A key that a command holds is no mistake of the file; it stays out of the journal all the same.
+#[test]
+fn a_key_in_a_command_stays_out_of_the_journal() {
+    let world = fleet();
+    let file = world.config(&format!("{LOSSES}session = \"keep\"\n"));
+    select(&file, &[1, 2]);
+    let key = &world.source.tts.settings().api_key;
+    let command = format!("api-key = {{ command = [\"printf\", \"%s\", \"{key}\"] }}");
+    let text = fs::read_to_string(&file).expect("written");
+    fs::write(&file, text.replacen("api-key = { env = \"SOURCE_KEY\" }", &command, 1)).expect("a file");
+    let search = Search::new(&secrets(&world));
+    let ran = loud(&world, "run", &["--yes", "-vv"]).expect(0);
+    search_output(&search, "run", &ran);
+    fs::remove_file(&file).expect("the configuration is the user's own");
+    search_files(&search, &world);
+}
+
+fn wishes() -> Wishes {
+    Wishes {
+        target_app: AppId::unchecked(APP.to_owned()),
+        session: SessionMode::Keep,
+        abp_reset: BTreeSet::new(),
+        frequency_plans: BTreeMap::new(),
+        default_frequency_plan: None,
+        id_prefix: String::new(),
+        id_from: IdFrom::Id,
+        attributes: BTreeMap::new(),
+        allowed: Vec::new(),
+    }
+}
+
+/// Panic texts, errors and logs are made by `Debug`.
+#[test]
+fn nothing_that_holds_keys_shows_them_in_debug() {
+    let world = fleet();
+    let search = Search::new(&secrets(&world));
+    for n in 0..20 {
+        let mut found = transform::Found::default();
+        for component in Component::ALL {
+            *found.records.slot(component) =
+                world.source.record(Table::of(component), APP, &dev(n)).map(Record);
+        }
+        let planned = transform::device(&found, &TargetFacts::default(), &wishes());
+        let sealed = sealed::found_from_bytes(&sealed::found_to_bytes(&found)).expect("sealed");
+        let text = format!("{found:?} {found:#?} {planned:?} {planned:#?} {sealed:?} {:?}", world.source.tts);
+        assert!(text.contains(&dev(n)), "something is shown");
+        search.expect_none("Debug", text.as_bytes());
+    }
+}
+
+/// One key is leaked on purpose: it is also the ID of its device, which everything prints and the journal holds in the
+/// clear.
+#[test]
+fn a_leaked_canary_is_caught_in_output_and_journal() {
+    let world = fleet();
+    let js = world.source.record(Table::Js, APP, &dev(1)).expect("in the fixture");
+    let canary = hex::encode(path::bytes(&js, "root_keys.app_key.key"));
+    for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+        let mut record = world.source.record(table, APP, &dev(1)).expect("in the fixture");
+        path::set(&mut record, "ids.device_id", Value::String(canary.clone()));
+        world.source.remove(table, APP, &dev(1));
+        world.source.tts.store().put(table, &device_key(APP, &canary), record).expect("memory");
+    }
+    let file = world.config(&format!("{LOSSES}session = \"keep\"\n"));
+    select(&file, &[2, 4]);
+    let text =
+        fs::read_to_string(&file).expect("written").replace("ids = [", &format!("ids = [\"{canary}\", "));
+    let search = Search::new(&secrets(&world));
+    fs::write(file, text).expect("a file");
+    let key = format!("source Js {APP}.{canary}.root_keys.app_key.key");
+    let caught: Found = [(key, "hex")].into();
+    let ran = loud(&world, "run", &["--yes", "-v"]).expect(0);
+    assert_eq!(search.find(ran.err.as_bytes()), caught);
+    let json = loud(&world, "status", JSON).expect(0);
+    assert_eq!(search.find(json.out.as_bytes()), caught);
+    let (files, _) = files(&world);
+    let journal = files.iter().filter(|(name, _)| name.starts_with("test.journal"));
+    assert_eq!(journal.flat_map(|(_, bytes)| search.find(bytes)).collect::<Found>(), caught);
 }
