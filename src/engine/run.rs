@@ -1,6 +1,6 @@
 //! The dispatcher: plans all applications, then moves their devices, a bounded number at a time.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
@@ -324,7 +324,10 @@ fn settle(application: &ApplicationPlan, summary: &mut Summary) {
 }
 
 fn blocking(application: &ApplicationPlan, device: &DevicePlan) -> Vec<Finding> {
-    device.findings.iter().chain(&application.findings).filter(|f| f.blocks()).cloned().collect()
+    let all = device.findings.iter().chain(&application.findings);
+    let mut blocking: Vec<_> = all.filter(|f| f.blocks()).cloned().collect();
+    blocking.sort_by_key(|f| Reverse(f.severity));
+    blocking
 }
 
 fn first_block(device: &DevicePlan) -> String {

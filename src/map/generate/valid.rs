@@ -104,7 +104,14 @@ impl Maker {
                 let numbers: Vec<u64> =
                     descriptor.values().filter_map(|v| v.number().try_into().ok()).collect();
                 let (low, high) = range(rules, name);
-                let fits = |n: &u64| *n > 0 && (low..=high).contains(n);
+                let listed = |name: &str| -> Vec<u64> {
+                    let list = rules.and_then(|r| path::get(r, &format!("enum.{name}")));
+                    let list = list.as_ref().and_then(|v| v.as_list()).unwrap_or_default();
+                    list.iter().filter_map(|v| v.as_i32()?.try_into().ok()).collect()
+                };
+                let (only, never) = (listed("in"), listed("not_in"));
+                let ruled = |n: &u64| (only.is_empty() || only.contains(n)) && !never.contains(n);
+                let fits = |n: &u64| *n > 0 && (low..=high).contains(n) && ruled(n);
                 let numbers: Vec<_> = numbers.into_iter().filter(fits).collect();
                 Value::EnumNumber(self.rng.pick(&numbers).copied().unwrap_or(0) as i32)
             }
