@@ -63,7 +63,8 @@ fn verdicts(out: &mut String, all: &[DevicePlan]) {
             let _ = writeln!(out, "      {sessions}");
         }
     }
-    let rest: [(fn(&Verdict) -> bool, String, &str); 4] = [
+    type Which = fn(&Verdict) -> bool;
+    let rest: [(Which, String, &str); 4] = [
         (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "go on where an earlier run ended"),
         (|v| *v == Verdict::Done, "=".into(), "are done"),
         (|v| *v == Verdict::Wait, paint(WARN, "…"), "have to wait"),

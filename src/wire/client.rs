@@ -12,6 +12,7 @@ use super::{
     connection::Link,
     error::{Failure, spoken},
     grpc::{self, Refusal, Reply},
+    redact::Redactor,
     retry::Tries,
     status::clean,
     throttle::{Limits, Throttle},
@@ -192,13 +193,14 @@ impl Client {
             )
         };
         let (uri, output, body) = self.prepare(method, &request).map_err(|f| fail(f, &tries))?;
+        let redactor = Redactor::new(self.0.key.as_ref(), &request);
         loop {
             self.wait_for_turn(method, &call.about, &tries).await.map_err(|f| fail(f, &tries))?;
             let started = Instant::now();
             let deadline = call.deadline.unwrap_or(self.0.settings.deadline);
             let request = grpc::request(uri.clone(), &self.0.headers, deadline, body.clone());
             let result = self.attempt(request, deadline).await;
-            let result = self.digest(method, &call.about, &output, result);
+            let result = self.digest(method, &call.about, &output, &redactor, result);
             self.0.settings.observer.call(&CallEvent {
                 side: self.side(),
                 endpoint: self.endpoint(),
@@ -272,6 +274,7 @@ impl Client {
         method: &'static str,
         about: &About,
         output: &MessageDescriptor,
+        redactor: &Redactor,
         result: Result<Reply, Refusal>,
     ) -> Result<Answer, Failure> {
         let (limits, refused) = match &result {
@@ -279,37 +282,14 @@ impl Client {
             Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
         };
         self.0.throttle.learn(method, about, &limits, refused, Instant::now());
-        let reply = result.map_err(|refusal| self.redacted(*refusal.failure))?;
+        let reply = result.map_err(|refusal| redacted(*refusal.failure, redactor))?;
         let message = DynamicMessage::decode(output.clone(), reply.message)
             .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
         let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
-        let warnings = warnings.map(|w| self.redact(&clean(&String::from_utf8_lossy(w.as_bytes()))));
+        let warnings = warnings.map(|w| redactor.clean(&clean(&String::from_utf8_lossy(w.as_bytes()))));
         let total_count =
             reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
         Ok(Answer { message, total_count, warnings: warnings.collect() })
-    }
-
-    /// A server or proxy that echoes what it was sent must not get the key into a log.
-    fn redact(&self, text: &str) -> String {
-        match self.0.key.as_ref().map(Secret::reveal) {
-            Some(key) if !key.is_empty() => text.replace(key, "[redacted]"),
-            _ => text.to_owned(),
-        }
-    }
-
-    fn redacted(&self, mut failure: Failure) -> Failure {
-        failure.message = self.redact(&failure.message);
-        if let Some(status) = &mut failure.status {
-            status.message = self.redact(&status.message);
-            for detail in &mut status.errors {
-                detail.message_format = self.redact(&detail.message_format);
-                let text = serde_json::Value::from(detail.attributes.clone()).to_string();
-                if self.redact(&text) != text {
-                    detail.attributes.clear();
-                }
-            }
-        }
-        failure
     }
 
     /// Waits for the fixed rate and for the server's bucket, or says that it would take too long.
@@ -335,6 +315,22 @@ impl Client {
         self.0.settings.observer.wait(&WaitEvent { side: self.side(), method, about, reason, duration });
         tokio::time::sleep(duration).await;
     }
+}
+
+/// A failure without the secrets of its call.
+fn redacted(mut failure: Failure, redactor: &Redactor) -> Failure {
+    failure.message = redactor.clean(&failure.message);
+    if let Some(status) = &mut failure.status {
+        status.message = redactor.clean(&status.message);
+        for detail in &mut status.errors {
+            detail.message_format = redactor.clean(&detail.message_format);
+            let text = serde_json::Value::from(detail.attributes.clone()).to_string();
+            if redactor.clean(&text) != text {
+                detail.attributes.clear();
+            }
+        }
+    }
+    failure
 }
 
 fn headers(key: Option<&Secret>) -> Result<HeaderMap, Failure> {

@@ -11,6 +11,7 @@ mod hint;
 mod mask;
 mod observer;
 mod pages;
+mod redact;
 mod retry;
 mod status;
 #[cfg(test)]

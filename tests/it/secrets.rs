@@ -359,13 +359,11 @@ fn a_server_that_repeats_the_api_key_is_not_quoted() {
 }
 
 #[test]
-#[ignore = "fails: the words of a server are cut to length first, and the rest of a key is no longer known for one"]
 fn a_server_that_repeats_the_api_key_at_great_length_is_not_quoted() {
     run_against_parrot(|key, _| format!("the parrot says {}{key}", "x".repeat(500)));
 }
 
 #[test]
-#[ignore = "fails: the client takes the API key out of the words of a server, but not what the request held"]
 fn a_server_that_repeats_a_device_key_is_not_quoted() {
     let known = Search::new(&secrets(&fleet()));
     let raw: Vec<_> = known.patterns.into_iter().filter(|p| p.1 == "raw").map(|p| p.2).collect();
