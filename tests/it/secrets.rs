@@ -293,8 +293,8 @@ fn run_against_parrot(words: impl Fn(&str, &[u8]) -> String + Send + Sync + 'sta
     for form in [&["-vv"][..], &["--output", "json", "-vv"]] {
         let ran = loud(&world, "run", &[&["--yes"], form].concat()).says("the parrot says");
         assert_ne!(ran.code, Some(0));
-        search_output(&search, &format!("run {form:?}"), &ran);
         search_files(&search, &world);
+        search_output(&search, &format!("run {form:?}"), &ran);
     }
 }
 
