@@ -1,22 +1,18 @@
 //! No secret leaves (S7): everything that the binary prints, and every byte of its files outside the seal, is searched
 //! for every secret of the fleet and of the two deployments, in every form in which software writes bytes.
 
+mod parrot;
 mod search;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
     fs,
-    net::SocketAddr,
     process::Stdio,
-    sync::Arc,
     time::Duration,
 };
 
-use axum::{body::Body, extract::Request, response::Response};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost_reflect::{DynamicMessage, MapKey, Value};
 use stackferry::{
     map::path,
@@ -34,10 +30,9 @@ use stackferry::{
         store::{Table, device_key},
     },
 };
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
+use self::parrot::Parrot;
 use self::search::{Found, Search, Secret};
 use crate::world::{APP, LOSSES, Ran, World, dev, fixture};
 
@@ -285,58 +280,6 @@ fn select(file: &std::path::Path, numbers: &[usize]) {
         .expect("a file");
 }
 
-/// A server, or something in front of it, that refuses what it is told and repeats it word for word.
-struct Parrot {
-    addr: SocketAddr,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Parrot {
-    /// In front of `upstream`; calls of methods that end so are refused, all others are passed on.
-    fn new(
-        upstream: SocketAddr,
-        refused: &'static str,
-        words: impl Fn(&str, &[u8]) -> String + Send + Sync + 'static,
-    ) -> Self {
-        let words = Arc::new(words);
-        let router = axum::Router::new().fallback(move |request: Request| {
-            let words = Arc::clone(&words);
-            async move {
-                if !request.uri().path().ends_with(refused) {
-                    return pass_on(upstream, request).await;
-                }
-                let key =
-                    request.headers().get("authorization").expect("a key").to_str().expect("text").to_owned();
-                let body = request.into_body().collect().await.expect("a body").to_bytes();
-                tonic::Status::invalid_argument(words(&key, &body)).into_http()
-            }
-        });
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("loopback");
-        let addr = listener.local_addr().expect("bound");
-        let server = tonic::transport::Server::builder().add_routes(tonic::service::Routes::from(router));
-        runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { addr, _runtime: runtime }
-    }
-
-    /// Puts itself in the target's place.
-    fn target_of(&self, world: &World, file: &std::path::Path) {
-        let text = fs::read_to_string(file).expect("written");
-        let (from, to) = (world.target.addr().to_string(), self.addr.to_string());
-        fs::write(file, text.replace(&from, &to)).expect("a file");
-    }
-}
-
-async fn pass_on(upstream: SocketAddr, request: Request) -> Response {
-    let stream = TcpStream::connect(upstream).await.expect("it listens");
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.expect("it speaks HTTP/2");
-    tokio::spawn(connection);
-    let (parts, body) = request.into_parts();
-    let body = Full::new(body.collect().await.expect("a body").to_bytes());
-    sender.send_request(Request::from_parts(parts, body)).await.expect("an answer").map(Body::new)
-}
-
 /// Runs three devices against a target that repeats what `words` makes of API key and request.
 fn run_against_parrot(words: impl Fn(&str, &[u8]) -> String + Send + Sync + 'static) {
     let world = fleet();
@@ -344,12 +287,14 @@ fn run_against_parrot(words: impl Fn(&str, &[u8]) -> String + Send + Sync + 'sta
     select(&file, &[1, 2, 5]);
     let search = Search::new(&secrets(&world));
     let parrot = Parrot::new(world.target.addr(), "AsEndDeviceRegistry/Set", words);
-    parrot.target_of(&world, &file);
+    let text = fs::read_to_string(&file).expect("written");
+    fs::write(&file, text.replace(&world.target.addr().to_string(), &parrot.addr.to_string()))
+        .expect("a file");
     for form in [&["-vv"][..], &["--output", "json", "-vv"]] {
         let ran = loud(&world, "run", &[&["--yes"], form].concat()).says("the parrot says");
         assert_ne!(ran.code, Some(0));
-        search_output(&search, &format!("run {form:?}"), &ran);
         search_files(&search, &world);
+        search_output(&search, &format!("run {form:?}"), &ran);
     }
 }
 
@@ -373,41 +318,90 @@ fn a_server_that_repeats_a_device_key_is_not_quoted() {
     });
 }
 
-/// A literal key in the configuration is refused wherever it stands, and not shown.
 #[test]
-fn a_key_in_the_configuration_is_not_repeated() {
+#[ignore = "fails: the program of a command is quoted when it cannot be started"]
+fn a_key_in_place_of_a_command_is_not_repeated() {
+    refuses_literal("api-key = { env = \"SOURCE_KEY\" }", |key| {
+        format!("api-key = {{ command = [\"{key}\"] }}")
+    });
+}
+
+/// Puts a literal key into the configuration, which is refused and not shown.
+fn refuses_literal(from: &str, to: impl Fn(&str) -> String) {
     let key = format!("NNSXS.{:A<39}.{:Q<52}", "LITERALKEY", "LITERALSECRET");
     let search =
         Search::new(&[Secret::new("literal key", key.as_str()), Secret::new("its secret", &key[46..])]);
-    let source = "api-key = { env = \"SOURCE_KEY\" }";
-    let cases = [
-        (source, format!("api-key = \"{key}\"")),
-        (source, format!("api-key = '{key}'")),
-        (source, format!("api-key = \"{key}")),
-        (source, format!("api-key = {key}")),
-        (source, format!("api_key = \"{key}\"")),
-        (source, format!("token = \"{key}\"")),
-        (source, format!("api-key = {{ literal = \"{key}\" }}")),
-        (source, format!("api-key = {{ env = \"{key}\" }}")),
-        (source, format!("api-key = {{ file = \"{key}\" }}")),
-        (source, format!("api-key = {{ command = [\"false\", \"{key}\"] }}")),
-        (source, format!("api-key = [\"{key}\"]")),
-        (source, format!("# was {key}\napi-key = 1")),
-        ("path = \"test.journal\"", format!("path = \"test.journal\"\nseal-key = \"{key}\"")),
-        ("source = \"fleet-lab\"", format!("source = \"{key}\"")),
-        ("address = \"", format!("address = \"{key}@")),
-        ("owner = {", format!("owner = {{ api-key = \"{key}\", ")),
-    ];
-    for (from, to) in cases {
+    let world = World::empty();
+    let file = world.config("");
+    let text = fs::read_to_string(&file).expect("written");
+    assert!(text.contains(from), "{from}");
+    fs::write(&file, text.replacen(from, &to(&key), 1)).expect("a file");
+    for (verb, form) in [("plan", &[][..]), ("run", &["--yes", "-vv"]), ("plan", JSON), ("status", &[])] {
+        let ran = loud(&world, verb, form);
+        let place = to("KEY");
+        assert!(verb == "status" || ran.code != Some(0), "{place}: is taken");
+        search_output(&search, &format!("{verb} with {place}"), &ran);
+    }
+}
+
+#[test]
+fn a_key_in_the_configuration_is_not_repeated() {
+    let api_key = "api-key = { env = \"SOURCE_KEY\" }";
+    refuses_literal(api_key, |key| format!("api-key = \"{key}\""));
+    refuses_literal(api_key, |key| format!("api-key = '{key}'"));
+    refuses_literal(api_key, |key| format!("api-key = \"{key}"));
+    refuses_literal(api_key, |key| format!("api-key = {key}"));
+    refuses_literal(api_key, |key| format!("api_key = \"{key}\""));
+    refuses_literal(api_key, |key| format!("token = \"{key}\""));
+    refuses_literal(api_key, |key| format!("api-key = {{ literal = \"{key}\" }}"));
+    refuses_literal(api_key, |key| format!("api-key = {{ env = \"{key}\" }}"));
+    refuses_literal(api_key, |key| format!("api-key = {{ file = \"{key}\" }}"));
+    refuses_literal(api_key, |key| format!("api-key = {{ command = [\"false\", \"{key}\"] }}"));
+    refuses_literal(api_key, |key| format!("api-key = [\"{key}\"]"));
+    refuses_literal(api_key, |key| format!("# was {key}\napi-key = 1"));
+    refuses_literal("path = \"test", |key| format!("seal-key = \"{key}\"\npath = \"test"));
+    refuses_literal("source = \"fleet-lab\"", |key| format!("source = \"{key}\""));
+    refuses_literal("address = \"", |key| format!("address = \"{key}@"));
+    refuses_literal("owner = {", |key| format!("owner = {{ api-key = \"{key}\", "));
+}
+
+/// A file of devices with a mistake: what is wrong is said, and what stands there is not.
+#[test]
+fn a_broken_device_file_does_not_show_its_keys() {
+    let fleet = fs::read_to_string(fixture("tts-fleet-100.jsonl")).expect("the fixture");
+    let line = fleet.lines().nth(1).expect("a device");
+    let key = "A8A8FC5456A9C539D1AD973669948FA3";
+    let quoted = format!("\"{key}\"");
+    assert!(line.contains(&quoted));
+    let search = Search::new(&[Secret::new("the key", &key[1..30])]);
+    for (from, to) in [
+        (quoted.as_str(), format!("\"{key}Z\"")),
+        (&quoted, format!("\"{}\"", &key[..31])),
+        (&quoted, key.to_owned()),
+        (&quoted, format!("{{\"{key}\": 1}}")),
+        (&quoted, format!("[{quoted}]")),
+        (&quoted, format!("\"{key}")),
+        ("\"last_join_nonce\": 4", format!("\"last_join_nonce\": {quoted}")),
+        ("\"supports_join\": true", format!("\"supports_join\": {quoted}")),
+        ("\"MAC_V1_0_3\"", quoted.clone()),
+        ("\"2024-03-05T06:07:08Z\"", quoted.clone()),
+    ] {
         let world = World::empty();
-        let file = world.config("");
+        let file = world.config(LOSSES);
+        assert!(line.contains(from), "{from}");
+        fs::write(world.dir.path().join("broken.jsonl"), line.replacen(from, &to, 1)).expect("a file");
         let text = fs::read_to_string(&file).expect("written");
-        fs::write(&file, text.replacen(from, &to, 1)).expect("a file");
-        for (verb, form) in [("plan", &[][..]), ("run", &["--yes", "-vv"]), ("plan", JSON), ("status", &[])] {
-            let ran = loud(&world, verb, form);
-            let place = to.replace(&key, "KEY");
-            assert!(verb == "status" || ran.code != Some(0), "{place}: is taken");
-            search_output(&search, &format!("{verb} with {place}"), &ran);
+        let (_, rest) = text.split_once("[target.tts]").expect("a target");
+        let source = "[source.rehearsal]\ndevices = \"broken.jsonl\"\n[target.tts]";
+        fs::write(&file, format!("{source}{rest}")).expect("a file");
+        for form in [&["-vv"], JSON] {
+            let ran = loud(&world, "plan", form).says("the embedded source");
+            search_output(
+                &search,
+                &format!("plan with {} for {}", to.replace(key, "KEY"), from.replace(key, "KEY")),
+                &ran,
+            );
+            assert_ne!(ran.code, Some(0));
         }
     }
 }
