@@ -113,7 +113,7 @@ impl SecretRef {
             Self::Command(command) => {
                 let (program, arguments) =
                     command.split_first().map_or(("", command.as_slice()), |(p, a)| (p, a));
-                line(run(program, arguments, COMMAND_TIMEOUT)?, || format!("what `{program}` wrote"))
+                line(run(program, arguments, COMMAND_TIMEOUT)?, || format!("what `{}` wrote", shown(program)))
             }
         }
     }
@@ -174,9 +174,14 @@ fn read_all(from: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
+/// The name of a program for people; somebody may have put the secret itself in its place.
+fn shown(program: &str) -> String {
+    super::mask::tokens(program)
+}
+
 /// Runs a program and gives what it wrote to standard output.
 fn run(program: &str, arguments: &[String], timeout: Duration) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    let start = |source| SecretError::Start { program: program.to_owned(), source };
+    let start = |source| SecretError::Start { program: shown(program), source };
     let deadline = Instant::now() + timeout;
     // Standard input may be the list of devices: the command must not eat it.
     let mut child = Command::new(program)
@@ -194,11 +199,11 @@ fn run(program: &str, arguments: &[String], timeout: Duration) -> Result<Zeroizi
     let status = wait_until(&mut child, deadline);
     match (read, status) {
         (Ok(Ok(_)), Some(status)) if !status.success() => {
-            Err(SecretError::Failed { program: program.to_owned(), status: status.to_string() })
+            Err(SecretError::Failed { program: shown(program), status: status.to_string() })
         }
         (Ok(Ok(bytes)), Some(_)) => Ok(bytes),
         (Ok(Err(source)), _) => Err(start(source)),
-        _ => Err(SecretError::Timeout { program: program.to_owned() }),
+        _ => Err(SecretError::Timeout { program: shown(program) }),
     }
 }
 

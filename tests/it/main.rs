@@ -1,4 +1,6 @@
 //! Integration tests: the built binary against embedded servers, and the embedded servers against the recordings.
+// Tests print what they covered.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod conformance;
 mod endings;

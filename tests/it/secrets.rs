@@ -319,7 +319,6 @@ fn a_server_that_repeats_a_device_key_is_not_quoted() {
 }
 
 #[test]
-#[ignore = "fails: the program of a command is quoted when it cannot be started"]
 fn a_key_in_place_of_a_command_is_not_repeated() {
     refuses_literal("api-key = { env = \"SOURCE_KEY\" }", |key| {
         format!("api-key = {{ command = [\"{key}\"] }}")
