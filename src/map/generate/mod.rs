@@ -1,6 +1,6 @@
 //! Generated messages and devices for tests and rehearsals: the same seed always gives the same message.
 //!
-//! [`message`] fills any message with anything that its types allow; [`device`] makes a device that a real stack would
+//! [`message`] fills any message with anything that its types allow; [`device()`] makes a device that a real stack would
 //! take and in which every path that can be set is set.
 
 mod arbitrary;
