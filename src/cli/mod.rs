@@ -29,7 +29,7 @@ pub struct Arguments {
     /// What stdout carries: text for people, or versioned JSON lines.
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
-    /// Show steps (-v), calls with times (-vv). Never secrets.
+    /// Show steps (-v), calls with times (-vv), what goes on below them (-vvv). Never secrets.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Say nothing on stderr but errors.
@@ -69,6 +69,11 @@ pub fn run(arguments: Arguments) -> Exit {
         }
     };
     let verbose = arguments.verbose;
+    if verbose > 2 {
+        // Our own words only: what libraries log may hold what was sent.
+        let ours = tracing_subscriber::EnvFilter::new("stackferry=trace");
+        tracing_subscriber::fmt().with_env_filter(ours).with_writer(std::io::stderr).init();
+    }
     let exit = runtime.block_on(async {
         match arguments.command {
             Command::Plan(with) => plan::run(&with.config, &terminal, verbose).await,

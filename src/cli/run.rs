@@ -11,7 +11,7 @@ use crate::{
         event::{Sink, Summary},
         run::{self, Dispatcher, Stop},
     },
-    journal::{Journal, JournalHandle, Pins, SealKeyRef, Who},
+    journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
     plan::Verdict,
     report::{self, Output, Terminal, progress},
 };
@@ -112,8 +112,20 @@ pub(super) fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
         })?),
     };
     let pins = Pins { items: config.fingerprint() };
-    let opened = Journal::open(&config.journal.path, &key, &pins, &Who::current(), &[])?;
-    Ok(opened.journal.share()?)
+    let open = |accept: &[&str]| Journal::open(&config.journal.path, &key, &pins, &Who::current(), accept);
+    let opened = match open(&[]) {
+        Err(Error { kind: ErrorKind::Changed(changes), .. }) if nothing_begun(config)? => {
+            let names: Vec<_> = changes.iter().map(|change| change.key.as_str()).collect();
+            open(&names)
+        }
+        opened => opened,
+    };
+    Ok(opened?.journal.share()?)
+}
+
+/// True when no run has come as far as a device: then the journal may serve another configuration.
+fn nothing_begun(config: &Config) -> Result<bool, Failure> {
+    Ok(View::open(&config.journal.path)?.devices()?.is_empty())
 }
 
 /// The journal when an earlier run made one.

@@ -147,8 +147,7 @@ impl Error {
                 "wait for that run to end, or stop it with Ctrl-C; the lock ends with its process".into()
             }
             ErrorKind::Changed(_) => {
-                "go back to what the journal was made for, accept each change by name, or use another journal"
-                    .into()
+                "go back to what the journal was made for, or use another journal".into()
             }
             ErrorKind::Missing => "nothing has run with it yet; check `path` under `[journal]`".into(),
             ErrorKind::Gone(_) => format!(

@@ -10,5 +10,6 @@ mod refusals;
 mod resume;
 mod safety;
 mod secrets;
+mod tls;
 mod wire_tables;
 mod world;

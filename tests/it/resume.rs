@@ -18,7 +18,7 @@ use crate::world::{APP, Ran, World};
 const DEVICES: [usize; 3] = [1, 4, 2];
 const CONFIG: &str = "[transform]\nsession = \"keep\"\n[rollout]\nin-flight = 2\n[clear]\nmode = \"keys\"\n";
 
-/// Kills the client with SIGKILL at its `n`-th call to either side, before the call is applied.
+/// Kills the client with SIGKILL at its `n`-th call to either side: every other time the call is applied all the same.
 fn kill_at(world: &World, n: usize) -> (Arc<AtomicU32>, Arc<AtomicUsize>) {
     let (pid, seen) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicUsize::new(0)));
     for side in [&world.source, &world.target] {
@@ -30,7 +30,7 @@ fn kill_at(world: &World, n: usize) -> (Arc<AtomicU32>, Arc<AtomicUsize>) {
                 }
                 let pid = pid.load(Ordering::SeqCst).to_string();
                 let _ = Command::new("kill").args(["-9", &pid]).status();
-                return Some(Fault::CutBefore);
+                return Some(if n.is_multiple_of(2) { Fault::CutAfter } else { Fault::CutBefore });
             }
             None
         });

@@ -71,7 +71,7 @@ pub struct World {
     pub target: Side,
     pub dir: TempDir,
     // Last, so that the servers are dropped while it runs.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// The application of the fixture.
@@ -121,7 +121,12 @@ impl World {
             Side { tts, served }
         };
         let (source, target) = (side(source, "26000000/7"), side(target, "01000000/8"));
-        Self { source, target, dir: tempfile::tempdir().expect("a folder"), _runtime: runtime }
+        Self { source, target, dir: tempfile::tempdir().expect("a folder"), runtime }
+    }
+
+    /// Where more servers can be started.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Writes the configuration; `more` is appended to it.
