@@ -1,4 +1,5 @@
 //! Integration tests: the embedded servers against the recordings.
 
 mod conformance;
+mod transport;
 mod wire_tables;
