@@ -172,6 +172,14 @@ impl Store {
         self.tables.get(&table).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
     }
 
+    /// The entries of a table whose keys start with `prefix`, in order.
+    pub fn starting(&self, table: Table, prefix: &str) -> impl Iterator<Item = (&str, &DynamicMessage)> {
+        let entries = self.tables.get(&table).map(|entries| entries.range(prefix.to_owned()..));
+        let prefix = prefix.to_owned();
+        let entries = entries.into_iter().flatten().map(|(key, entry)| (key.as_str(), entry));
+        entries.take_while(move |(key, _)| key.starts_with(&prefix))
+    }
+
     /// All tables.
     pub fn tables(&self) -> &Tables {
         &self.tables

@@ -2,7 +2,7 @@
 //!
 //! `STACKFERRY_CONFORMANCE` names another directory of recordings.
 
-mod client;
+pub mod client;
 mod compare;
 mod message;
 mod recording;

@@ -11,5 +11,6 @@ mod resume;
 mod safety;
 mod secrets;
 mod tls;
+mod transport;
 mod wire_tables;
 mod world;

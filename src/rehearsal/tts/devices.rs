@@ -171,10 +171,7 @@ pub(super) fn by_euis<'s>(
     join_eui: Eui64,
     dev_eui: Eui64,
 ) -> Option<&'s DynamicMessage> {
-    let same = |d: &&DynamicMessage| {
-        eui(d, "ids.join_eui") == Some(join_eui) && eui(d, "ids.dev_eui") == Some(dev_eui)
-    };
-    ctx.store.iter(table).map(|(_, device)| device).find(same)
+    ctx.store.get(table, &ctx.index.find(table, join_eui, dev_eui)?)
 }
 
 /// The attributes of the errors about taken EUIs.
@@ -294,6 +291,10 @@ fn get(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage, Fa
 fn identifiers(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage, Failure> {
     ctx.require_authenticated()?;
     let (join_eui, dev_eui) = (eui(request, "join_eui"), eui(request, "dev_eui"));
+    if let (Some(join_eui), Some(dev_eui)) = (join_eui, dev_eui) {
+        let found = by_euis(ctx, Table::Is, join_eui, dev_eui);
+        return found.and_then(|device| path::child(device, "ids")).ok_or_else(|| not_found("", ""));
+    }
     let mut devices = ctx.store.iter(Table::Is).map(|(_, device)| device);
     let found = devices.find(|device| {
         (join_eui.is_none() || eui(device, "ids.join_eui") == join_eui)

@@ -13,6 +13,7 @@ mod devices;
 mod failure;
 mod fields;
 mod gateways;
+mod index;
 mod integrations;
 mod limit;
 mod links;
@@ -23,6 +24,9 @@ mod registries;
 mod settings;
 mod stored;
 mod validation;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +50,7 @@ pub use failure::{Failure, Kind};
 pub use limit::RateLimit;
 pub use settings::{ADMIN, Settings};
 
+use index::Index;
 use limit::Limiter;
 use stored::Now;
 
@@ -127,6 +132,7 @@ struct Hooks {
 pub struct Tts {
     settings: Settings,
     store: Mutex<Store>,
+    index: Index,
     limiter: Mutex<Limiter>,
     hooks: Hooks,
     calls: Mutex<BTreeMap<u64, CallInfo>>,
@@ -150,13 +156,15 @@ impl Tts {
     /// # Errors
     /// When the state file cannot be opened.
     pub fn new(settings: Settings) -> io::Result<Arc<Self>> {
-        let store = match &settings.state {
+        let mut store = match &settings.state {
             Some(path) => Store::open(path)?,
             None => Store::in_memory(),
         };
+        let index = Index::of(&mut store);
         Ok(Arc::new(Self {
             settings,
             store: Mutex::new(store),
+            index,
             limiter: Mutex::default(),
             hooks: Hooks::default(),
             calls: Mutex::default(),
@@ -287,7 +295,14 @@ impl Tts {
         validation::check(method, &request, &self.settings.refused_paths)?;
         let headers = self.limit(call, bearer)?;
         let mut store = self.store();
-        let mut ctx = Ctx { store: &mut store, settings: &self.settings, bearer, headers, now: Now::read() };
+        let mut ctx = Ctx {
+            store: &mut store,
+            index: &self.index,
+            settings: &self.settings,
+            bearer,
+            headers,
+            now: Now::read(),
+        };
         match methods::dispatch(&mut ctx, method, request) {
             Ok(message) => Ok(Reply { message, headers: ctx.headers }),
             Err(failure) => Err(failure.with_headers(ctx.headers)),
@@ -340,6 +355,7 @@ impl Tts {
 /// What a method works with.
 struct Ctx<'a> {
     store: &'a mut Store,
+    index: &'a Index,
     settings: &'a Settings,
     bearer: Option<&'a str>,
     headers: Vec<(String, String)>,

@@ -212,13 +212,12 @@ impl Ctx<'_> {
     /// The entries of one owner in a table whose keys start with `owner.`.
     pub(super) fn owned(&self, table: Table, owner: &str) -> Vec<&DynamicMessage> {
         let prefix = format!("{owner}.");
-        self.store.iter(table).filter(|(key, _)| key.starts_with(&prefix)).map(|(_, entry)| entry).collect()
+        self.store.starting(table, &prefix).map(|(_, entry)| entry).collect()
     }
 
     /// Keys of the entries of one owner, see [`Self::owned`].
     pub(super) fn owned_keys(&self, table: Table, prefix: &str) -> Vec<String> {
-        let keys = self.store.iter(table).map(|(key, _)| key);
-        keys.filter(|key| key.starts_with(prefix)).map(str::to_owned).collect()
+        self.store.starting(table, prefix).map(|(key, _)| key.to_owned()).collect()
     }
 
     /// Sorts and cuts a listing as `order`, `limit` and `page` of the request say, and answers the total in
