@@ -361,7 +361,7 @@ mod unit {
             headers.get("authorization").map(HeaderValue::as_bytes),
             Some(&b"Bearer NNSXS.CANARY"[..])
         );
-        let endpoint = Endpoint::parse("localhost", Tls::Plaintext).expect("valid");
+        let endpoint = Endpoint { host: "localhost".into(), port: 1884, tls: Tls::Plaintext };
         let client = Client::new(endpoint, Some(key), Settings::new(Side::Source)).expect("no file to read");
         assert!(!format!("{headers:?} {client:?}").contains("CANARY"));
         assert_eq!(client.side(), Side::Source);

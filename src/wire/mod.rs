@@ -20,7 +20,7 @@ mod throttle;
 mod tls;
 
 pub use client::{Answer, Call, Client, Repeat, Settings};
-pub use endpoint::{Endpoint, EndpointError, PLAINTEXT_PORT, TLS_PORT, Tls};
+pub use endpoint::{Endpoint, PLAINTEXT_PORT, TLS_PORT, Tls};
 pub use error::{About, Error, Kind, Outcome, Side};
 pub use hint::TlsProblem;
 pub use mask::MaskMemory;
@@ -28,4 +28,4 @@ pub use observer::{CallEvent, Observer, Unobserved, WaitEvent};
 pub use pages::{List, Listing};
 pub use retry::RetryPolicy;
 pub use status::{Code, Detail, Status};
-pub use throttle::{Rate, RateError, WaitReason};
+pub use throttle::{Rate, WaitReason};

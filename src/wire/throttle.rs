@@ -8,7 +8,6 @@ use std::{
     collections::HashMap,
     fmt,
     num::NonZeroU32,
-    str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,11 +33,6 @@ pub struct Rate {
     per: Duration,
 }
 
-/// Why a text is not a rate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a rate such as 100/min: a number from 1, then /s, /min or /h")]
-pub struct RateError(String);
-
 impl Rate {
     /// `count` calls in each period.
     pub fn new(count: NonZeroU32, per: Duration) -> Self {
@@ -53,23 +47,6 @@ impl Rate {
     /// Time from one call to the next at this rate.
     pub fn interval(&self) -> Duration {
         self.per / self.count
-    }
-}
-
-impl FromStr for Rate {
-    type Err = RateError;
-
-    fn from_str(text: &str) -> Result<Self, RateError> {
-        let bad = || RateError(text.to_owned());
-        let (count, unit) = text.split_once('/').ok_or_else(bad)?;
-        let per = match unit.trim() {
-            "s" | "sec" | "second" => Duration::from_secs(1),
-            "m" | "min" | "minute" => Duration::from_mins(1),
-            "h" | "hour" => Duration::from_hours(1),
-            _ => return Err(bad()),
-        };
-        let count = count.trim().parse().ok().filter(|n| *n > 0).ok_or_else(bad)?;
-        Ok(Self { count, per })
     }
 }
 
@@ -250,13 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_read_and_shown() {
-        assert_eq!("100/min".parse::<Rate>().map(|r| r.to_string()), Ok("100/min".to_owned()));
-        assert_eq!("5 / s".parse::<Rate>().map(|r| r.interval()), Ok(Duration::from_millis(200)));
-        assert_eq!("3600/h".parse::<Rate>().map(|r| r.interval()), Ok(Duration::from_secs(1)));
-        for text in ["100", "0/min", "-1/s", "x/min", "1/day", "99999999999/s"] {
-            assert!(text.parse::<Rate>().is_err(), "{text}");
-        }
+    fn a_rate_has_an_interval_and_a_text() {
+        let rate =
+            |count, per| Rate::new(NonZeroU32::new(count).expect("not zero"), Duration::from_secs(per));
+        assert_eq!(rate(100, 60).to_string(), "100/min");
+        assert_eq!(rate(5, 1).interval(), Duration::from_millis(200));
+        assert_eq!(rate(3600, 3600).interval(), Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

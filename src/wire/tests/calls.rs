@@ -1,5 +1,7 @@
 //! Calls that go well, that are refused, and that are tried again.
 
+use std::num::NonZeroU32;
+
 use serde_json::json;
 
 use super::{
@@ -252,7 +254,7 @@ async fn a_limit_that_takes_longer_than_the_policy_is_an_error_at_once() {
 async fn a_fixed_rate_spaces_the_calls_of_all_components() {
     let server = Server::start(|_, _| Reply::Message(device("meter-1"), vec![])).await;
     let other = Server::start(|_, _| Reply::Message(device("meter-1"), vec![])).await;
-    let limit = Some("20/s".parse().expect("a rate"));
+    let limit = NonZeroU32::new(20).map(|n| Rate::new(n, Duration::from_secs(1)));
     let client = client_with(server.endpoint.clone(), Settings { limit, ..settings() });
     let component = client.at(other.endpoint.clone()).expect("no file to read");
     let started = std::time::Instant::now();
