@@ -4,162 +4,13 @@
 //! through [`State::apply`], which refuses what would break a promise: a call that is not legal here is never made,
 //! because its intent cannot be recorded.
 
-use std::{collections::BTreeSet, fmt};
+mod event;
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+pub use event::{Event, Illegal, Mute, Recipe, Step, Strategy};
 
 use crate::model::device::Component;
-
-/// The order of steps for an application (`docs/strategies.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Strategy {
-    /// Mute the source, copy, verify, clear the source.
-    MuteSource,
-    /// The record cannot be muted: clear its keys from a snapshot that was read twice, then copy.
-    ClearFirst,
-}
-
-/// What was decided for one device when its move began; later runs keep to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Recipe {
-    /// The order of steps.
-    pub strategy: Strategy,
-    /// The device's ID on the target.
-    pub target_id: String,
-    /// What the source's `schedule_downlinks` was before we muted it; `None` inside when it was not set.
-    pub mute: Option<Mute>,
-    /// Components that get a record on the target.
-    pub create: BTreeSet<Component>,
-    /// Components whose record is removed at the source; empty when nothing is cleared.
-    pub clear: BTreeSet<Component>,
-    /// True when the clear waits until the device was seen on the target.
-    pub wait_seen: bool,
-    /// True when `session.started_at` is set once more after the NS record was created.
-    pub started_at: bool,
-}
-
-/// How the source is muted, and what it was before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Mute {
-    /// `mac_settings.schedule_downlinks` as it was found.
-    pub was: Option<bool>,
-}
-
-/// One thing that is done to one side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    /// Read the source whole and seal it.
-    Snapshot,
-    /// Stop the source from sending downlinks.
-    Mute,
-    /// Read NS, AS and JS again and seal them with the copy that follows from them.
-    Reread,
-    /// Create a record on the target.
-    Create(Component),
-    /// Give the session its start time back, which creation resets.
-    StartedAt,
-    /// Read a record of the target back and compare.
-    Verify(Component),
-    /// Wait until the device was seen on the target.
-    AwaitSeen,
-    /// Read the sealed snapshot from disk and compare it with the source.
-    CheckSnapshot,
-    /// Remove a record at the source.
-    Clear(Component),
-    /// Undo: remove a record on the target.
-    Remove(Component),
-    /// Undo: give the source its downlinks back.
-    Unmute,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Snapshot => f.write_str("read the source"),
-            Self::Mute => f.write_str("mute the source"),
-            Self::Reread => f.write_str("read the source again"),
-            Self::Create(c) => write!(f, "create the {c} record on the target"),
-            Self::StartedAt => f.write_str("restore the session's start time"),
-            Self::Verify(c) => write!(f, "verify the {c} record on the target"),
-            Self::AwaitSeen => f.write_str("wait until it is seen on the target"),
-            Self::CheckSnapshot => f.write_str("check the sealed snapshot"),
-            Self::Clear(c) => write!(f, "clear the {c} record at the source"),
-            Self::Remove(c) => write!(f, "remove the {c} record from the target"),
-            Self::Unmute => f.write_str("unmute the source"),
-        }
-    }
-}
-
-/// What the journal records of a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// The source was read whole and sealed as `seal`.
-    Snapshot {
-        /// Seal of the source's records.
-        seal: u64,
-        /// What was decided from it.
-        recipe: Recipe,
-    },
-    /// NS, AS and JS were read again after the mute.
-    Reread {
-        /// Seal of the source's records as of now.
-        seal: u64,
-        /// Seal of the copy that is to be written.
-        copy: u64,
-        /// What was decided from it: the device may have joined since the first snapshot.
-        recipe: Recipe,
-    },
-    /// The call for this step is about to be made.
-    Intent {
-        /// Which.
-        step: Step,
-    },
-    /// The step was done.
-    Done {
-        /// Which.
-        step: Step,
-    },
-    /// A record that is not of this run's making is on the target as it should be: an undo leaves it there.
-    Adopted {
-        /// Whose.
-        component: Component,
-    },
-    /// The step failed; the next run goes on from here.
-    Failed {
-        /// Which.
-        step: Step,
-        /// False when it surely did not take effect: its intent is void, and there is nothing of ours to undo.
-        maybe_applied: bool,
-        /// Why; no secrets.
-        why: String,
-    },
-    /// The move is given up: what was made on the target is removed, then the source is unmuted.
-    Undo {
-        /// Name of the finding.
-        kind: String,
-        /// Why; no secrets.
-        why: String,
-    },
-    /// Everything that the move did was undone; it can start again.
-    Undone,
-    /// The device is on the target and everything wanted at the source is done.
-    Finished,
-}
-
-/// An event that is not legal in a state: a bug of this program or a damaged journal, never something to go on from.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{event} is not legal here: {why}")]
-pub struct Illegal {
-    /// The event.
-    pub event: String,
-    /// The rule that forbids it.
-    pub why: &'static str,
-}
 
 /// Where a device stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -170,6 +21,8 @@ pub struct State {
     /// Steps whose intent is recorded and whose result is not.
     open: BTreeSet<Step>,
     done: BTreeSet<Step>,
+    /// Components whose record was read back equal in this or an earlier run.
+    equal_once: BTreeSet<Component>,
     /// Components whose record on the target was there before.
     adopted: BTreeSet<Component>,
     undo: Option<(String, String)>,
@@ -209,6 +62,9 @@ impl State {
             Event::Done { step } => {
                 next.open.remove(step);
                 next.done.insert(*step);
+                if let Step::Verify(c) = step {
+                    next.equal_once.insert(*c);
+                }
                 next.forget_opposite(*step);
             }
             Event::Failed { step, maybe_applied, .. } => {
@@ -431,6 +287,11 @@ impl State {
     /// True when every record that was written has been read back equal.
     pub fn verified(&self) -> bool {
         self.recipe.as_ref().is_some_and(|r| r.create.iter().all(|c| self.has(Step::Verify(*c))))
+    }
+
+    /// True when this record was read back equal in this or an earlier run: a difference now is somebody's edit.
+    pub fn was_equal(&self, component: Component) -> bool {
+        self.equal_once.contains(&component)
     }
 
     /// Components cleared at the source, also those that may have been.

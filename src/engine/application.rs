@@ -102,7 +102,7 @@ impl ApplicationState {
             findings.extend(
                 match count {
                     Some(0) => None,
-                    Some(count) => Some(format!("{count} {what} stay at the source only")),
+                    Some(count) => Some(format!("{what} are not copied yet: {count} at the source")),
                     None => Some(format!("{what} were not looked at: the API key has no right to")),
                 }
                 .map(|text| Finding::new(Kind::NotCopied, text).fix("recreate them on the target by hand")),

@@ -123,6 +123,10 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 self.intent(step).await?;
                 self.done(step, Ok(())).await
             }
+            // It was equal once: this is somebody's edit, which an undo would take away.
+            Some(Standing::Different(paths)) if self.log.state().was_equal(component) => {
+                Err(Trouble::Block(edited(component, paths)))
+            }
             Some(Standing::Different(paths)) => Err(Trouble::Refuse(not_equal(component, paths))),
             None => Err(Trouble::Refuse(not_equal(component, vec!["the record is gone".into()]))),
         }
@@ -226,6 +230,13 @@ fn alive(id: &DeviceId) -> Finding {
     Finding::new(Kind::LiveOnTarget, format!("{id} has joined or sent on the target since"))
         .at(Component::Ns)
         .fix("leave it there: see what differs, set it right by hand, then run again")
+}
+
+fn edited(component: Component, paths: Vec<String>) -> Finding {
+    Finding::new(Kind::ChangedMeanwhile, "the target was edited after it was written: nothing is cleared")
+        .at(component)
+        .paths(paths)
+        .fix("set these back to what was written, then run again")
 }
 
 fn not_equal(component: Component, paths: Vec<String>) -> Finding {

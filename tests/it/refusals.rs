@@ -148,6 +148,19 @@ fn somebody_who_edits_the_source_stops_the_clear() {
 }
 
 #[test]
+fn somebody_who_edits_the_target_is_neither_overwritten_nor_undone() {
+    let world = World::some(&[1]);
+    world.config(&KEYS.replace("[clear]", "[clear]\nhold = true"));
+    world.run().expect(0).says("on hold");
+    world.target.edit(Table::Is, APP, &dev(1), |is| path::set(is, "name", Value::String("edited".into())));
+    world.config(KEYS);
+    world.run().expect(3).says("needs a look").says("the target was edited").says("(name)");
+    assert!(world.source.record(Table::Js, APP, &dev(1)).is_some(), "nothing is cleared");
+    let is = world.target.record(Table::Is, APP, &dev(1)).expect("nothing is undone");
+    assert_eq!(path::string(&is, "name"), "edited");
+}
+
+#[test]
 fn too_many_failures_stop_the_run() {
     let world = World::fleet();
     world.config(&format!("{LOSSES}[rollout]\nmax-failures = 3\nin-flight = 2\n"));
