@@ -78,6 +78,9 @@ impl From<Exit> for ExitCode {
 
 /// The code of a call that everything depended on.
 pub fn of_call(error: &wire::Error) -> Exit {
+    if error.status().is_some_and(|s| s.caused_by("pkg/auth", "token")) {
+        return Exit::Denied;
+    }
     match error.kind() {
         wire::Kind::Unreachable | wire::Kind::Tls(_) | wire::Kind::Deadline => Exit::Unreachable,
         wire::Kind::Unauthenticated | wire::Kind::Denied { .. } => Exit::Denied,

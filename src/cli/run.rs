@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Exit, Failure, connect, load, signals};
 use crate::{
-    config::{Config, Env, Side},
+    config::{ClearMode, Config, Env, Side},
     engine::{
         event::{Sink, Summary},
         run::{self, Dispatcher, Stop},
@@ -61,7 +61,8 @@ pub(super) async fn carry_out(
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        if going > 0 && is_real(config) && !yes && !asked(going, terminal)? {
+        if going > 0 && is_real(config) && !yes && !asked(going, config, terminal)? {
+            terminal.talk("nothing was changed");
             return Ok(None);
         }
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
@@ -76,7 +77,7 @@ pub(super) async fn carry_out(
     Ok(summary)
 }
 
-fn asked(going: usize, terminal: &Terminal) -> Result<bool, Failure> {
+fn asked(going: usize, config: &Config, terminal: &Terminal) -> Result<bool, Failure> {
     if terminal.output() == Output::Json || !terminal.can_ask() {
         let hint = "look at the plan with `stackferry plan`, then run with --yes";
         return Err(Failure::new(
@@ -86,8 +87,26 @@ fn asked(going: usize, terminal: &Terminal) -> Result<bool, Failure> {
         ));
     }
     terminal
-        .confirm(&format!("Move {}?", report::plan::devices(going)))
+        .confirm(&format!(
+            "Move {} from {} to {}? At the source {}.",
+            report::plan::devices(going),
+            place(&config.source),
+            place(&config.target),
+            match config.clear.mode {
+                _ if config.clear.hold => "nothing is cleared yet (clear.hold), and they stay muted",
+                ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
+                ClearMode::Keys => "their keys and sessions are removed once the target is verified",
+                ClearMode::Delete => "they are deleted once the target is verified",
+            }
+        ))
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
+}
+
+fn place(side: &Side) -> String {
+    match side {
+        Side::Tts(stack) => stack.identity_server.host.clone(),
+        Side::Rehearsal(_) => "an embedded stack".to_owned(),
+    }
 }
 
 fn is_real(config: &Config) -> bool {

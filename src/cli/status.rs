@@ -40,7 +40,7 @@ pub(super) fn run(path: &Path, terminal: &Terminal) -> Result<Exit, Failure> {
             target: state.recipe().map(|r| r.target_id.clone()).unwrap_or_default(),
             state: state.name(),
             why: state.undo().map(|(_, why)| why.to_owned()).unwrap_or_default(),
-            last: last.map(|at| at.to_string()).unwrap_or_default(),
+            last: last.map(|at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()).unwrap_or_default(),
         })
         .collect();
     terminal.data(&report::status::text(&rows));

@@ -251,7 +251,7 @@ section! {
         "mode" mode: String, default "`\"mute\"`", example r#""keys""#;
         /// `seen`: once the device joined or sent at the target; `verified`: once it was read back.
         "when" when: String, default "`seen` for OTAA devices whose session is dropped, else `verified`", example r#""verified""#;
-        /// Stop before the first clear; `stackferry clear` goes on.
+        /// Stop before the first clear; the same run without it goes on.
         "hold" hold: bool, default "false", example "true";
         /// The run stops before the first clear when it would clear more devices than this.
         "max-devices" max_devices: u64, default "1000", example "1000";

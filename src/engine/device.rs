@@ -120,7 +120,10 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             let was_open = self.log.state().is_open(step);
             match self.step(step).await {
                 Ok(()) => {
-                    self.ctx.events.send(Event::Step { device: self.name.clone(), step });
+                    let adopted = matches!(step, Step::Create(c) if !self.log.state().made().any(|m| m == c));
+                    if !adopted {
+                        self.ctx.events.send(Event::Step { device: self.name.clone(), step });
+                    }
                 }
                 Err(Trouble::Refuse(finding)) if step == Step::Snapshot => {
                     return Ok(Outcome::Refused(vec![finding]));
@@ -333,7 +336,7 @@ pub(super) fn changed(text: &str, component: Component) -> Finding {
 
 /// A failed read: nothing was changed by it.
 pub(super) fn retry(error: wire::Error) -> Trouble {
-    Trouble::Retry { why: error.to_string(), maybe_applied: false }
+    Trouble::Retry { why: without_device(&error), maybe_applied: false }
 }
 
 /// A failed write: a refusal by the server is about this device, everything else is about the way there.
@@ -352,6 +355,11 @@ fn trouble(error: &wire::Error) -> Trouble {
         {
             Trouble::Refuse(plan::refused(Kind::Refused, error))
         }
-        _ => Trouble::Retry { why: error.to_string(), maybe_applied },
+        _ => Trouble::Retry { why: without_device(error), maybe_applied },
     }
+}
+
+/// The words of an error without the device, so that what happens to many is told once.
+fn without_device(error: &wire::Error) -> String {
+    format!("{} {}: {}", error.side(), error.endpoint(), error.message())
 }

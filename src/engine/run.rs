@@ -240,7 +240,8 @@ impl Dispatcher<'_> {
             }
             let Some(ended) = in_hand.next().await else { break };
             let (device, outcome) = ended?;
-            if failures.counts(&outcome) && failures.exceeded() {
+            let interrupted = self.stop.abort.is_cancelled();
+            if !interrupted && failures.counts(&outcome) && failures.count == failures.max {
                 self.events.send(Event::TooManyFailures(failures.count));
             }
             self.events.send(Event::Ended { device: device.clone(), outcome: outcome.clone() });

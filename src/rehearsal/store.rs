@@ -144,7 +144,16 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, read or cut back to its last whole change.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        // It holds keys in the clear.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path)?;
+        file.try_lock().map_err(|_| {
+            let text = format!("{} is in use by another embedded stack", path.display());
+            io::Error::new(io::ErrorKind::ResourceBusy, text)
+        })?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let mut tables = Tables::new();

@@ -43,10 +43,10 @@ fn application(out: &mut String, application: &ApplicationPlan) {
         paint(HEAD, format!("application {} → {}", application.source, application.target))
     );
     let sign = |new: bool| if new { paint(GOOD, "+") } else { "=".to_owned() };
-    let is = if application.create { "is created" } else { "is there" };
+    let is = if application.create { "to be created" } else { "is there" };
     let _ = writeln!(out, "  {} application {} {is}", sign(application.create), application.target);
     if application.set_link {
-        let _ = writeln!(out, "  {} default payload formatters are set", sign(true));
+        let _ = writeln!(out, "  {} default payload formatters to be set", sign(true));
     }
     verdicts(out, &application.devices);
     findings(out, application);
@@ -57,7 +57,7 @@ fn verdicts(out: &mut String, all: &[DevicePlan]) {
     let of = |which: fn(&Verdict) -> bool| all.iter().filter(move |d| which(&d.verdict)).collect::<Vec<_>>();
     let moved = of(|v| *v == Verdict::Move);
     if !moved.is_empty() {
-        let _ = writeln!(out, "  {} {} move: {}", paint(GOOD, "+"), devices(moved.len()), kinds(&moved));
+        let _ = writeln!(out, "  {} to move: {}: {}", paint(GOOD, "+"), devices(moved.len()), kinds(&moved));
         let sessions = sessions(&moved);
         if !sessions.is_empty() {
             let _ = writeln!(out, "      {sessions}");
@@ -65,15 +65,15 @@ fn verdicts(out: &mut String, all: &[DevicePlan]) {
     }
     type Which = fn(&Verdict) -> bool;
     let rest: [(Which, String, &str); 4] = [
-        (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "go on where an earlier run ended"),
-        (|v| *v == Verdict::Done, "=".into(), "are done"),
-        (|v| *v == Verdict::Wait, paint(WARN, "…"), "have to wait"),
-        (|v| *v == Verdict::Stop, paint(BAD, "x"), "are not moved"),
+        (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with, where an earlier run ended"),
+        (|v| *v == Verdict::Done, "=".into(), "done"),
+        (|v| *v == Verdict::Wait, paint(WARN, "…"), "waiting"),
+        (|v| *v == Verdict::Stop, paint(BAD, "x"), "not moved"),
     ];
     for (which, sign, words) in rest {
         let some = of(which);
         if !some.is_empty() {
-            let _ = writeln!(out, "  {sign} {} {words}", devices(some.len()));
+            let _ = writeln!(out, "  {sign} {words}: {}", devices(some.len()));
         }
     }
 }
@@ -93,16 +93,16 @@ fn kinds(moved: &[&DevicePlan]) -> String {
 
 fn sessions(moved: &[&DevicePlan]) -> String {
     let words = [
-        (Carry::Keep, "go on with their session"),
-        (Carry::Reset, "go on with counters at zero"),
-        (Carry::Drop, "join again"),
-        (Carry::Nothing, "have no session"),
+        (Carry::Keep, "session kept"),
+        (Carry::Reset, "session kept with counters at zero"),
+        (Carry::Drop, "session dropped (joins again)"),
+        (Carry::Nothing, "no session"),
     ];
     let parts: Vec<_> = words
         .into_iter()
         .filter_map(|(carry, words)| {
             let count = moved.iter().filter(|d| d.carry == carry).count();
-            (count > 0).then(|| format!("{count} {words}"))
+            (count > 0).then(|| format!("{words}: {count}"))
         })
         .collect();
     parts.join(", ")
@@ -148,7 +148,7 @@ fn words(first: &Finding, members: &[(&DevicePlan, &Finding)]) -> String {
     } else {
         String::new()
     };
-    let eg = if members.iter().all(|(_, f)| f.text == first.text) { "" } else { "for one, " };
+    let eg = if members.iter().all(|(_, f)| f.text == first.text) { "" } else { "such as " };
     format!("{eg}{at}{}{paths}", first.text)
 }
 

@@ -41,7 +41,7 @@ pub fn text(rows: &[Row]) -> String {
         return out;
     }
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING);
     table.set_header(["application", "device", "on the target", "state", "since", "why"]);
     for row in open.iter().take(ROWS) {
         table.add_row([&row.application, &row.device, &row.target, row.state, &row.last, &row.why]);

@@ -60,7 +60,10 @@ fn waiting(out: &mut String, summary: &Summary) {
 
 fn refused(out: &mut String, summary: &Summary) {
     let groups = grouped(summary, |o| match o {
-        Outcome::Refused(findings) => findings.first().map(|f| (f.kind.name().to_owned(), f.to_string())),
+        Outcome::Refused(findings) => findings.first().map(|f| {
+            let fix = if f.fix.is_empty() { String::new() } else { format!("\n      → {}", f.fix) };
+            (f.kind.name().to_owned(), format!("{f}{fix}"))
+        }),
         _ => None,
     });
     let mut by_kind: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();

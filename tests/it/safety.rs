@@ -126,6 +126,8 @@ fn run_with_traffic(numbers: &[usize], config: &str, seed: u64) {
         {
             break;
         }
+        let mut field = field.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..100).for_each(|_| field.stir());
     }
     let mut field = field.lock().unwrap_or_else(PoisonError::into_inner);
     assert_eq!(field.wrong, [""; 0], "seed {seed}: the air");
