@@ -23,6 +23,7 @@ pub const LIFE: &[&str] = &[
     "mac_state.recent_uplinks",
     "mac_state.recent_downlinks",
     "mac_state.last_downlink_at",
+    "mac_settings.schedule_downlinks",
 ];
 
 /// Counters that only go up in one session.
@@ -32,7 +33,8 @@ const COUNTERS: &[&str] =
 /// What a live or muted device changes by itself, by component.
 fn moving(component: Component) -> &'static [&'static str] {
     match component {
-        Component::Is => &["updated_at", "last_seen_at", "activated_at"],
+        // Solved positions are merged into the locations.
+        Component::Is => &["updated_at", "last_seen_at", "activated_at", "locations"],
         Component::Js => &[
             "updated_at",
             "ids.dev_addr",
@@ -87,6 +89,10 @@ pub fn paths(component: Component, write: &Write) -> Vec<String> {
 /// that joins and uplinks may have changed the other records too.
 pub fn standing(component: Component, write: &Write, read: &Record, live: bool) -> Standing {
     let mut different = other_device(write, read);
+    if component == Component::Ns && !joins(write) && session_of(&write.message) != session_of(&read.0) {
+        // Only a join gives a device another session: here it is an edit, not life.
+        different.push("session".to_owned());
+    }
     let lives = component == Component::Ns && lives(write, read);
     let still: Vec<_> =
         write.paths.iter().filter(|p| !(live || lives) || !is_moving(component, p)).cloned().collect();
@@ -102,7 +108,7 @@ pub fn standing(component: Component, write: &Write, read: &Record, live: bool) 
 }
 
 /// The identifiers are in every answer and in no mask: another device under the same ID differs in them.
-fn other_device(write: &Write, read: &Record) -> Vec<String> {
+pub fn other_device(write: &Write, read: &Record) -> Vec<String> {
     ["ids.join_eui", "ids.dev_eui"]
         .into_iter()
         .filter(|p| path::bytes(&write.message, p) != path::bytes(&read.0, p))
@@ -118,7 +124,7 @@ pub fn lives(write: &Write, read: &Record) -> bool {
     }
     match (session_of(&read.0), session_of(&write.message)) {
         (None, _) => false,
-        (now, then) if now != then => true,
+        (now, then) if now != then => joins(write),
         _ => {
             let count = |m: &DynamicMessage, p: &str| path::number(m, p);
             let frames =
@@ -133,7 +139,7 @@ pub fn lives(write: &Write, read: &Record) -> bool {
 pub fn was_heard(write: &Write, read: &Record) -> bool {
     match (session_of(&read.0), session_of(&write.message)) {
         (None, _) => false,
-        (now, then) if now != then => true,
+        (now, then) if now != then => joins(write),
         _ => {
             path::number(&read.0, "session.last_f_cnt_up")
                 > path::number(&write.message, "session.last_f_cnt_up")
@@ -143,9 +149,16 @@ pub fn was_heard(write: &Write, read: &Record) -> bool {
     }
 }
 
-/// Counters of the same session that are lower than what was written.
+/// True when the device that was written joins over the air.
+fn joins(write: &Write) -> bool {
+    path::flag(&write.message, "supports_join")
+}
+
+/// Counters of the same session that are lower than what was written; a device that may reset them is free to.
 fn backwards(write: &Write, read: &Record) -> Vec<String> {
-    if session_of(&read.0) != session_of(&write.message) {
+    if path::flag(&write.message, "mac_settings.resets_f_cnt")
+        || session_of(&read.0) != session_of(&write.message)
+    {
         return Vec::new();
     }
     let lower = |p: &&&str| path::number(&read.0, p) < path::number(&write.message, p);
@@ -167,6 +180,19 @@ fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
 pub fn is_moving(component: Component, path: &str) -> bool {
     let session = matches!(component, Component::Ns | Component::As) && path::covers("session", path);
     session || moving(component).iter().any(|p| path::covers(p, path))
+}
+
+/// What differs in a record of the source that could not be muted: everything counts, nonces too.
+pub fn changed_while_loud(sealed: Option<&Record>, now: Option<&Record>) -> Vec<String> {
+    match (sealed, now) {
+        (Some(sealed), Some(now)) => {
+            let (mut left, mut right) = (sealed.0.clone(), now.0.clone());
+            [&mut left, &mut right].into_iter().for_each(|m| path::clear(m, "updated_at"));
+            names(&diff::diff(&left, &right))
+        }
+        (sealed, now) if sealed.is_some() == now.is_some() => Vec::new(),
+        _ => vec!["the record came or went".to_owned()],
+    }
 }
 
 /// Compares a record of the source with its sealed snapshot: the paths that somebody changed while it was muted.
@@ -202,6 +228,11 @@ pub fn still_as_sealed(sealed: &Record, now: &Record) -> Vec<String> {
     }
     if session_of(&sealed.0) != session_of(&now.0) {
         changed.push("session".to_owned());
+    }
+    // A join-accept that was on its way when we muted.
+    let pending = |r: &Record| path::bytes(&r.0, "pending_session.dev_addr");
+    if path::has(&now.0, "pending_session") && pending(now) != pending(sealed) {
+        changed.push("pending_session".to_owned());
     }
     let counters = ["session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
     let moved = |p: &&str| path::number(&sealed.0, p) != path::number(&now.0, p);

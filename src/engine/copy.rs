@@ -75,7 +75,9 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         }
         let write = self.write(Component::Ns).await?;
         let record = self.on_target(Component::Ns, &write).await?;
-        Ok(record.is_some_and(|r| compare::lives(&write, &r)))
+        let made = self.log.state().has(Step::Create(Component::Ns));
+        // A record that we made and that is gone: nobody knows what the device did in between.
+        Ok(record.map_or(made, |r| compare::lives(&write, &r)))
     }
 
     /// Creation sets the start of the session to now. A device that has joined since has a start of its own.
@@ -114,7 +116,9 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         if component == Component::Ns && path::has(&write.message, STARTED_AT) {
             write.paths.push(STARTED_AT.to_owned());
         }
-        let live = self.log.state().has(Step::Create(Component::Ns));
+        let state = self.log.state();
+        let loud = self.is_loud() && state.has(Step::Create(Component::Js));
+        let live = state.has(Step::Create(Component::Ns)) || loud;
         let read = self.on_target(component, &write).await?;
         // The session's own start time is not compared once the device has another session.
         match read.map(|r| compare::standing(component, &write, &r, live && component != Component::Ns)) {
@@ -128,8 +132,16 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 Err(Trouble::Block(edited(component, paths)))
             }
             Some(Standing::Different(paths)) => Err(Trouble::Refuse(not_equal(component, paths))),
+            None if self.log.state().was_equal(component) => {
+                Err(Trouble::Block(edited(component, vec!["the record is gone".into()])))
+            }
             None => Err(Trouble::Refuse(not_equal(component, vec!["the record is gone".into()]))),
         }
+    }
+
+    /// True when the source could not be muted: its Join Server may have gone on.
+    fn is_loud(&self) -> bool {
+        self.log.state().recipe().is_some_and(|r| r.strategy == Strategy::ClearFirst)
     }
 
     /// A dropped session comes back as a new one with the first uplink after the join; a kept one goes on.
@@ -147,6 +159,13 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     pub(super) async fn check_snapshot(&mut self) -> Result<(), Trouble> {
         let sealed = self.log.second_snapshot().await?;
         let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        if self.is_loud() {
+            let paths = compare::changed_while_loud(sealed.records.js.as_ref(), now.records.js.as_ref());
+            if !paths.is_empty() && self.log.state().cleared().next().is_none() {
+                let text = "the Join Server went on since it was sealed: it is read anew in the next run";
+                return Err(Trouble::Refuse(changed(text, Component::Js).paths(paths)));
+            }
+        }
         for component in Component::ALL {
             let paths = compare::changed_while_muted(
                 component,
@@ -172,7 +191,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// Removes a record at the source. In `clear-first` the target is looked at once more: nothing may be in the way.
     pub(super) async fn clear(&mut self, component: Component) -> Result<(), Trouble> {
         let step = Step::Clear(component);
-        let first = self.log.state().recipe().is_some_and(|r| r.strategy == Strategy::ClearFirst);
+        let first = self.is_loud();
         let unmade = component == Component::Js && !self.log.state().touched(Step::Create(Component::Js));
         if first && unmade && !self.log.state().is_open(step) {
             let write = self.write(component).await?;
@@ -195,8 +214,24 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         self.intent(step).await?;
         let there = self.on_target(component, &write).await?;
         let Some(record) = there else { return self.done(step, Ok(())).await };
-        if !made && let Standing::Different(paths) = compare::standing(component, &write, &record, true) {
+        let others = compare::other_device(&write, &record);
+        if !others.is_empty() {
+            return Err(Trouble::Block(not_equal(component, others)));
+        }
+        // The mute of an undo that was interrupted is ours.
+        let mut written = write.clone();
+        written.paths.retain(|p| !path::covers(MUTE, p));
+        let edited_since = !made || self.log.state().was_equal(component);
+        if edited_since
+            && let Standing::Different(paths) = compare::standing(component, &written, &record, true)
+        {
             return Err(Trouble::Block(not_equal(component, paths)));
+        }
+        if component == Component::Ns && compare::lives(&write, &record) {
+            if path::wrapped_flag(&record.0, MUTE) == Some(false) {
+                self.update_ns(path::project(&write.message, &[MUTE]), MUTE).await.map_err(retry)?;
+            }
+            return Err(Trouble::Block(alive(&self.target_id())));
         }
         if component == Component::Ns {
             // Muted first, so that no join is accepted between the look and the removal.

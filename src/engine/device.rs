@@ -1,6 +1,6 @@
 //! Moves one device: asks its state what to do, records the intent, does it, records the result.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ use crate::{
 
 /// How often a lost answer to a create is looked up on the target in one run.
 const LOOKS: u32 = 2;
+/// What a server may still be doing with a call whose answer was lost is over by then.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What all devices of one application share.
 #[derive(Debug)]
@@ -128,6 +130,11 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                 Err(Trouble::Refuse(finding)) if step == Step::Snapshot => {
                     return Ok(Outcome::Refused(vec![finding]));
                 }
+                // Our own first attempt may be what is there already.
+                Err(Trouble::Refuse(finding)) if was_open && finding.kind == Kind::IdTaken && looks > 0 => {
+                    looks -= 1;
+                    tokio::time::sleep(LOOK_AFTER).await;
+                }
                 Err(Trouble::Refuse(finding)) => {
                     if let Some(outcome) = self.give_up(step, was_open, &finding).await? {
                         return Ok(outcome);
@@ -140,6 +147,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     // A create whose answer was lost: the record on the target tells, and reading it is safe.
                     if maybe_applied && matches!(step, Step::Create(_)) && looks > 0 {
                         looks -= 1;
+                        tokio::time::sleep(LOOK_AFTER).await;
                         continue;
                     }
                     return Ok(Outcome::Stopped(format!("could not {step}: {why}")));
@@ -266,8 +274,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
     /// Reads the muted source: from now on its downlink counters stand still, and the copy is made from this.
     async fn reread(&mut self) -> Result<(), Trouble> {
         let first = self.log.first_snapshot().await?;
-        let listed = Found { records: first.records.clone(), ..Found::default() };
-        let found = self.ctx.source.read(&self.name.device, listed).await.map_err(retry)?;
+        let found = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         let mute = self.log.state().recipe().and_then(|r| r.mute);
         if let (Some(_), Some(ns)) = (mute, &found.records.ns)
             && path::wrapped_flag(&ns.0, MUTE) != Some(false)

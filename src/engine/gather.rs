@@ -14,6 +14,7 @@ use super::{
     run::{Job, RunError},
 };
 use crate::{
+    config::Selection,
     journal::{DeviceKey, JournalHandle},
     map::{owner, path},
     model::{
@@ -23,7 +24,7 @@ use crate::{
     plan::{
         self, ApplicationPlan, Begun, Input, Verdict,
         facts::TargetFacts,
-        finding::{Finding, Kind},
+        finding::{Finding, Kind, Severity},
         radio,
         transform::Found,
     },
@@ -84,14 +85,17 @@ pub async fn application(
             Finding::new(Kind::Rights, format!("{target_app} is not on the target, and the configuration names no owner"))
                 .fix("add owner = { user = \"…\" } or { organization = \"…\" } to the target, or create the application"),
         );
-        if let Some(last) = findings.last_mut() {
-            last.severity = plan::finding::Severity::Stop;
-        }
     }
     findings.extend(same_deployment(source, target, app).await?);
     let mut facts = target_facts(target, target_app).await?;
     let existing = existing(job, state.is_new()).await?;
     let inputs = inputs(job, journal, in_flight, &existing).await?;
+    if inputs.is_empty() && !matches!(job.devices, Selection::All) {
+        let mut nothing = Finding::new(Kind::NotFound, "no device of the source has an ID that was chosen")
+            .fix("check application.devices");
+        nothing.severity = Severity::Warning;
+        findings.push(nothing);
+    }
     mac_defaults(source, target, &inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     if findings.iter().any(Finding::blocks) {

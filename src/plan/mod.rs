@@ -295,9 +295,9 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let was_muted = found.records.ns.as_ref().map(|ns| path::wrapped_flag(&ns.0, MUTE) == Some(false));
     let mute = u32::from(was_muted == Some(false));
-    // All four registries; the second time the IS record is the first one's, if there was any.
+    // All four registries, each time.
     let read = 4;
-    let read_again = 4 - u32::from(found.records.is.is_some());
+    let read_again = read;
     let before_live = if copy.ns.is_some() { read } else { 0 };
     let looked = u32::from(found.records.js.is_some() && found.records.ns.is_none() && copy.js.is_some());
     // Look for what an earlier attempt left, write, read back.

@@ -198,9 +198,7 @@ fn calls_of_the_steps(found: &Found, done: &Transformed) -> u32 {
         state = state.apply(&event).expect("legal");
         calls += match step {
             Step::Mute => u32::from(was != Some(Some(false))),
-            Step::Snapshot | Step::CheckSnapshot => 4,
-            Step::Reread if found.records.is.is_none() => 4,
-            Step::Reread => 3,
+            Step::Snapshot | Step::Reread | Step::CheckSnapshot => 4,
             Step::Create(Component::Ns) => 6,
             Step::Clear(Component::Js) if first && done.copy.js.is_some() => 2,
             Step::Create(_) | Step::StartedAt => 2,
