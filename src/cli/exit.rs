@@ -82,7 +82,12 @@ pub fn of_call(error: &wire::Error) -> Exit {
         return Exit::Denied;
     }
     match error.kind() {
-        wire::Kind::Unreachable | wire::Kind::Tls(_) | wire::Kind::Deadline => Exit::Unreachable,
+        // A server that keeps the deadline for us says "cancelled" or "unavailable".
+        wire::Kind::Unreachable
+        | wire::Kind::Tls(_)
+        | wire::Kind::Deadline
+        | wire::Kind::Unavailable
+        | wire::Kind::Cancelled => Exit::Unreachable,
         wire::Kind::Unauthenticated | wire::Kind::Denied { .. } => Exit::Denied,
         _ => Exit::Failed,
     }
