@@ -227,30 +227,34 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         {
             return Err(Trouble::Block(not_equal(component, paths)));
         }
-        if component == Component::Ns && compare::lives(&write, &record) {
+        if component == Component::Ns {
+            self.silence(step, &write, &record).await?;
+        }
+        let done = self.ctx.target.remove(&self.target_id(), component).await;
+        self.done(step, done).await
+    }
+
+    /// Mutes the target's NS record, so that no join is accepted between the look at it and its removal. A device that
+    /// lives there keeps its downlinks, and its record.
+    async fn silence(&mut self, step: Step, write: &Write, record: &Record) -> Result<(), Trouble> {
+        if compare::lives(write, record) {
+            // Muted by an undo that was interrupted.
             if path::wrapped_flag(&record.0, MUTE) == Some(false) {
                 self.update_ns(path::project(&write.message, &[MUTE]), MUTE).await.map_err(retry)?;
             }
             return Err(Trouble::Block(alive(&self.target_id())));
         }
-        if component == Component::Ns {
-            // Muted first, so that no join is accepted between the look and the removal.
-            let mut muted = DynamicMessage::new(write.message.descriptor());
-            path::set_wrapped(&mut muted, MUTE, Value::Bool(false));
-            if let Err(error) = self.update_ns(muted, MUTE).await {
-                return self.done(step, Err(error)).await;
-            }
+        let mut muted = DynamicMessage::new(write.message.descriptor());
+        path::set_wrapped(&mut muted, MUTE, Value::Bool(false));
+        if let Err(error) = self.update_ns(muted, MUTE).await {
+            return self.done(step, Err(error)).await;
         }
-        let Some(record) = self.on_target(component, &write).await? else {
-            return self.done(step, Ok(())).await;
-        };
-        if component == Component::Ns && compare::lives(&write, &record) {
-            let was = path::project(&write.message, &[MUTE]);
-            self.update_ns(was, MUTE).await.map_err(retry)?;
+        let record = self.on_target(Component::Ns, write).await?;
+        if record.is_some_and(|r| compare::lives(write, &r)) {
+            self.update_ns(path::project(&write.message, &[MUTE]), MUTE).await.map_err(retry)?;
             return Err(Trouble::Block(alive(&self.target_id())));
         }
-        let done = self.ctx.target.remove(&self.target_id(), component).await;
-        self.done(step, done).await
+        Ok(())
     }
 }
 
