@@ -13,4 +13,5 @@ mod secrets;
 mod tls;
 mod transport;
 mod wire_tables;
+#[path = "../world/mod.rs"]
 mod world;

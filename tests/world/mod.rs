@@ -1,5 +1,7 @@
 //! Two embedded deployments in this process and the built binary in its own.
 
+pub mod traffic;
+
 use std::{
     fs,
     net::SocketAddr,
