@@ -120,6 +120,11 @@ impl Case {
         "target"
     }
 
+    /// True when OTAA devices may have to join again: until then the target does not know them.
+    pub fn may_drop(&self) -> bool {
+        self.value("session") != "keep"
+    }
+
     fn config(&self, hold: bool) -> String {
         let when = match self.value("when") {
             "default" => String::new(),

@@ -125,7 +125,9 @@ impl<'a> Lane<'a> {
             Sort::QuietWrites => match self.reference.changing.get(n - 1) {
                 Some(&n) => {
                     let moments = [Moment::Before, Moment::Applied, Moment::Replied];
-                    moments.map(|moment| self.check(call(moment, n), Air::Quiet, tally));
+                    for moment in moments {
+                        self.check(call(moment, n), Air::Quiet, tally);
+                    }
                     true
                 }
                 None => false,

@@ -99,7 +99,7 @@ impl Tracer {
                     ptrace::syscall(thread, None)
                 }
                 WaitStatus::PtraceEvent(thread, _, event) => {
-                    if event == nix::libc::PTRACE_EVENT_EXEC {
+                    if event == libc::PTRACE_EVENT_EXEC {
                         // Its next stop is the end of `execve`.
                         self.inside.insert(thread);
                     }
@@ -166,7 +166,7 @@ impl Call {
 
     /// What it changes in the folder, if it does.
     fn changes(&self, thread: Pid, folder: &Path) -> Option<String> {
-        use nix::libc as c;
+        use libc as c;
         let name = match self.number {
             c::SYS_write => "write",
             c::SYS_writev => "writev",
