@@ -77,6 +77,7 @@ fn outcome(outcome: &Outcome) -> Value {
     match outcome {
         Outcome::Done => json!({ "outcome": "done" }),
         Outcome::Already => json!({ "outcome": "already" }),
+        Outcome::RolledBack => json!({ "outcome": "rolled-back" }),
         Outcome::Waiting(what) => json!({ "outcome": "waiting", "why": what }),
         Outcome::Refused(findings) => json!({ "outcome": "refused", "findings": self::findings(findings) }),
         Outcome::Stopped(why) => json!({ "outcome": "stopped", "why": why }),
@@ -125,7 +126,7 @@ fn device(device: &DevicePlan) -> Value {
     })
 }
 
-fn findings(findings: &[Finding]) -> Vec<Value> {
+pub(super) fn findings(findings: &[Finding]) -> Vec<Value> {
     findings
         .iter()
         .map(|f| {
