@@ -12,11 +12,10 @@ use super::{
     MUTE, compare,
     facts::{IdFrom, SessionMode, TargetFacts, Wishes},
     finding::{Finding, Kind, Severity},
-    presence,
     transform::{self, Copy, Found, Write},
 };
 use crate::{
-    map::path,
+    map::{mask, owner, path, replaced},
     model::{
         device::{Component, Record, Records},
         ids::{AppId, DeviceId},
@@ -70,7 +69,7 @@ pub fn decide(
     }
     let mut copy = transformed.copy;
     copy.id = id.as_str().to_owned();
-    keep_addresses(&mut copy, &merged);
+    as_the_source_had_it(&mut copy, &merged);
     let mut restore = BTreeSet::new();
     for component in Component::ALL {
         let Some(write) = copy.slot(component) else { continue };
@@ -152,16 +151,18 @@ fn as_it_was(app: &AppId) -> Wishes {
     }
 }
 
-/// The records name the servers that they named, also on another cluster.
-fn keep_addresses(copy: &mut Copy, merged: &Found) {
-    for component in [Component::Is, Component::Js] {
-        let (Some(write), Some(record)) = (copy.slot(component), merged.records.get(component)) else {
-            continue;
-        };
-        for named in [Component::Ns, Component::As, Component::Js] {
-            let field = presence::address_field(named);
-            if path::has(&write.message, field) {
-                path::set(&mut write.message, field, Value::String(path::string(&record.0, field)));
+/// What a target gets of its own, or cannot be given, the source had: servers, labels, network.
+fn as_the_source_had_it(copy: &mut Copy, merged: &Found) {
+    for (component, record) in merged.records.present() {
+        let Some(write) = copy.slot(component) else { continue };
+        let allowed = mask::allowed(owner::set_rpc(component));
+        for stored in path::stored(&record.0) {
+            let replaced = replaced::find(component, &stored).is_some() && !path::covers(MUTE, &stored);
+            let cover = mask::cover(allowed, &stored).filter(|_| owner::is_writable(component, &stored));
+            let Some(cover) = cover.filter(|_| replaced) else { continue };
+            path::apply(&mut write.message, &record.0, &[&stored]);
+            if !write.paths.iter().any(|p| path::covers(p, cover)) {
+                write.paths.push(cover.to_owned());
             }
         }
     }
