@@ -9,6 +9,7 @@ use crate::{
     config::{ClearMode, Config, Env, Side},
     engine::{
         event::{Sink, Summary},
+        lock::Terms,
         run::{self, Dispatcher, Stop},
     },
     journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
@@ -27,6 +28,9 @@ pub struct RunArguments {
     /// Do not ask before a real source or target is changed.
     #[arg(short, long)]
     pub(super) yes: bool,
+    /// Take an application from a run of another journal that is dead: its marker is watched first.
+    #[arg(long)]
+    pub(super) take_over: bool,
 }
 
 pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
@@ -40,18 +44,28 @@ pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: 
     let stop = Stop::default();
     let work = async {
         let sides = connect::sides(&config, &sink).await?;
-        carry_out(&config, sides, arguments.yes, terminal, sink, &stop).await
+        let consent = Consent { yes: arguments.yes, take_over: arguments.take_over };
+        carry_out(&config, sides, consent, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };
     Ok(close(&summary, begun, &format!("stackferry run {}", arguments.config.display()), terminal))
 }
 
+/// What the user has agreed to on the command line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Consent {
+    /// Changes to a real source or target.
+    pub(super) yes: bool,
+    /// Taking applications over from dead runs.
+    pub(super) take_over: bool,
+}
+
 /// Plans, asks, and moves. `None` when the user said no.
 pub(super) async fn carry_out(
     config: &Config,
     sides: connect::Sides,
-    yes: bool,
+    consent: Consent,
     terminal: &Terminal,
     sink: Sink,
     stop: &Stop,
@@ -61,13 +75,14 @@ pub(super) async fn carry_out(
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        if going > 0 && is_real(config) && !yes && !asked(going, config, terminal)? {
+        if going > 0 && is_real(config) && !consent.yes && !asked(going, config, terminal)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
-        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop };
+        let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
+        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop, lock };
         Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, prepared).await?))
     }
     .await;

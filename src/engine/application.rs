@@ -111,17 +111,25 @@ impl ApplicationState {
         findings
     }
 
-    /// Creates the application and sets its link, as far as they are not there.
+    /// Creates the application when it is not there.
     ///
     /// # Errors
-    /// Those of the calls.
-    pub async fn carry_over(&self, target: &Stack, owner: Option<&Owner>) -> Result<(), Error> {
+    /// Those of the call.
+    pub async fn create(&self, target: &Stack, owner: Option<&Owner>) -> Result<(), Error> {
         if let (true, Some(owner)) = (self.is_new(), owner) {
             let mut message = path::project(&self.source, COPIED);
             let id = self.target_app.as_str().to_owned();
             path::set(&mut message, "ids.application_id", Value::String(id));
             target.create_application(&self.target_app, message, owner).await?;
         }
+        Ok(())
+    }
+
+    /// Sets the application's link when it has none.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn set_link(&self, target: &Stack) -> Result<(), Error> {
         if self.sets_link()
             && let Some(link) = &self.source_link
         {
