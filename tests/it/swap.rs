@@ -88,7 +88,7 @@ fn what_the_target_refuses_comes_back_to_the_source() {
             let ns = world.source.record(Table::Ns, APP, &dev(number)).expect("it is back");
             assert!(!is_muted(&ns), "{step}: {number} is still muted");
         }
-        world.target.tts.on_call(|_| None);
+        world.target.tts.unhook();
         world.run().expect(0).says("2 devices moved");
     }
 }
@@ -118,7 +118,7 @@ fn a_device_that_is_nowhere_is_recovered_from_the_journal_either_way() {
         for app in [APP, OTHER_APP] {
             assert_eq!(TABLES.map(|t| world.source.count(t, app)), [0; 4], "it is nowhere");
         }
-        world.target.tts.on_call(|_| None);
+        world.target.tts.unhook();
         world.call(verb, &["--yes"]).expect(0);
         let app = if verb == "run" { OTHER_APP } else { APP };
         assert_eq!(TABLES.map(|t| world.source.count(t, app)), [1; 4], "{verb}");
