@@ -9,7 +9,8 @@ use crate::{
     config::{ClearMode, Config, Env, Side},
     engine::{
         event::{Sink, Summary},
-        run::{self, Dispatcher, Stop},
+        lock::Terms,
+        run::{self, Dispatcher, Pace, Stop},
     },
     journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
     plan::Verdict,
@@ -24,9 +25,8 @@ pub struct RunArguments {
     /// Show the plan and change nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Do not ask before a real source or target is changed.
-    #[arg(short, long)]
-    pub(super) yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
@@ -34,40 +34,66 @@ pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: 
         return super::plan::run(&arguments.config, terminal, verbose).await;
     }
     let config = load(&arguments.config, terminal)?;
+    let again = format!("stackferry run {}", arguments.config.display());
+    move_devices(&config, connect::pace(&config), arguments.consent, &again, terminal, verbose).await
+}
+
+/// Connects, plans, asks, moves, and says what happened. `again` is the command that goes on.
+pub(super) async fn move_devices(
+    config: &Config,
+    pace: Pace,
+    consent: Consent,
+    again: &str,
+    terminal: &Terminal,
+    verbose: u8,
+) -> Result<Exit, Failure> {
     let begun = Instant::now();
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let stop = Stop::default();
     let work = async {
-        let sides = connect::sides(&config, &sink).await?;
-        carry_out(&config, sides, arguments.yes, terminal, sink, &stop).await
+        let sides = connect::sides(config, &sink).await?;
+        carry_out(config, pace, sides, consent, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };
-    Ok(close(&summary, begun, &format!("stackferry run {}", arguments.config.display()), terminal))
+    Ok(close(&summary, begun, again, terminal))
+}
+
+/// What the user has agreed to on the command line.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Consent {
+    /// Do not ask before a real source or target is changed.
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Take an application from a run of another journal that is dead: its marker is watched first.
+    #[arg(long)]
+    pub(super) take_over: bool,
 }
 
 /// Plans, asks, and moves. `None` when the user said no.
 pub(super) async fn carry_out(
     config: &Config,
+    pace: Pace,
     sides: connect::Sides,
-    yes: bool,
+    consent: Consent,
     terminal: &Terminal,
     sink: Sink,
     stop: &Stop,
 ) -> Result<Option<Summary>, Failure> {
     let journal = open_journal(config)?;
-    let pace = connect::pace(config);
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        if going > 0 && is_real(config) && !yes && !asked(going, config, terminal)? {
+        let question = || question(going, config, pace.hold);
+        if going > 0 && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
-        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop };
+        let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
+        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop, lock };
         Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, prepared).await?))
     }
     .await;
@@ -77,39 +103,44 @@ pub(super) async fn carry_out(
     Ok(summary)
 }
 
-fn asked(going: usize, config: &Config, terminal: &Terminal) -> Result<bool, Failure> {
+/// Asks for a yes. Where nobody can be asked, `command` shows what would be done.
+pub(super) fn asked(
+    terminal: &Terminal,
+    command: &str,
+    question: impl FnOnce() -> String,
+) -> Result<bool, Failure> {
     if terminal.output() == Output::Json || !terminal.can_ask() {
-        let hint = "look at the plan with `stackferry plan`, then run with --yes";
-        return Err(Failure::new(
-            Exit::Usage,
-            "nobody is here to say yes to the plan",
-            Some(hint.to_owned()),
-        ));
+        let hint = format!("look at it with `stackferry {command}`, then run with --yes");
+        return Err(Failure::new(Exit::Usage, "nobody is here to say yes to the plan", Some(hint)));
     }
     terminal
-        .confirm(&format!(
-            "Move {} from {} to {}? At the source {}.",
-            report::plan::devices(going),
-            place(&config.source),
-            place(&config.target),
-            match config.clear.mode {
-                _ if config.clear.hold => "nothing is cleared yet (clear.hold), and they stay muted",
-                ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
-                ClearMode::Keys => "their keys and sessions are removed once the target is verified",
-                ClearMode::Delete => "they are deleted once the target is verified",
-            }
-        ))
+        .confirm(&question())
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
 }
 
-fn place(side: &Side) -> String {
+fn question(going: usize, config: &Config, hold: bool) -> String {
+    format!(
+        "Move {} from {} to {}? At the source {}.",
+        report::plan::devices(going),
+        place(&config.source),
+        place(&config.target),
+        match config.clear.mode {
+            _ if hold => "nothing is cleared yet (clear.hold), and they stay muted",
+            ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
+            ClearMode::Keys => "their keys and sessions are removed once the target is verified",
+            ClearMode::Delete => "they are deleted once the target is verified",
+        }
+    )
+}
+
+pub(super) fn place(side: &Side) -> String {
     match side {
         Side::Tts(stack) => stack.identity_server.host.clone(),
         Side::Rehearsal(_) => "an embedded stack".to_owned(),
     }
 }
 
-fn is_real(config: &Config) -> bool {
+pub(super) fn is_real(config: &Config) -> bool {
     matches!(config.source, Side::Tts(_)) || matches!(config.target, Side::Tts(_))
 }
 

@@ -1,13 +1,16 @@
 //! Carries a plan out: one dispatcher, a bounded number of workers, one event enum for everybody who watches.
 
 pub mod application;
-pub mod compare;
+mod back;
 mod copy;
 pub mod device;
 pub mod event;
 pub mod gather;
+mod guarded;
+pub mod lock;
 pub mod log;
 
 pub mod rehearse;
+pub mod rollback;
 pub mod run;
 pub mod verify;

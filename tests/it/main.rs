@@ -5,11 +5,14 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod lock;
 mod moves;
 mod refusals;
 mod resume;
+mod rollback;
 mod safety;
 mod secrets;
+mod swap;
 mod tls;
 mod transport;
 mod wire_tables;
