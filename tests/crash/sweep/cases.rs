@@ -5,17 +5,29 @@ use std::collections::BTreeSet;
 use prost_reflect::{DynamicMessage, Value};
 use stackferry::{map::path, rehearsal::store::Table};
 
-use crate::world::{APP, World, dev};
+use crate::world::{APP, OTHER_APP, World, dev};
 
 /// Names and values of the choices. Every pair of values of two choices is in at least one case.
-const CHOICES: [(&str, &[&str]); 6] = [
-    ("strategy", &["mute-source", "clear-first"]),
+const CHOICES: [(&str, &[&str]); 7] = [
+    ("strategy", &["mute-source", "clear-first", "swap"]),
     ("session", &["keep", "drop", "auto"]),
     ("clear", &["nothing", "mute", "keys", "delete"]),
     ("when", &["default", "seen", "verified"]),
-    ("hold", &["go", "hold"]),
+    // `hold` goes on with the same command and another configuration, `clear` with the command of that name.
+    ("hold", &["go", "hold", "clear"]),
+    // `after` the run has ended; or `midway`, after a run that was killed and is not started again.
+    ("rollback", &["no", "after", "midway"]),
     ("in-flight", &["1", "2"]),
 ];
+
+/// What cannot be chosen together: a swap deletes, and a run that is rolled back midway has not come to its clear.
+fn is_possible(row: &[&str]) -> bool {
+    let has = |value| row.contains(&value);
+    !(has("swap") && !has("delete")) && !(has("midway") && !has("go"))
+}
+
+/// Where a run is left `midway`: three devices take about 140 calls.
+const MIDWAY: usize = 80;
 
 /// One way to migrate three devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +47,10 @@ pub struct Stage {
     pub config: String,
     /// True when it may end with devices that wait.
     pub may_wait: bool,
+    /// True when it is swept: the calls of others do not count.
+    pub swept: bool,
+    /// The call at which it is killed for good.
+    pub cut: Option<usize>,
 }
 
 /// OTAA in the target's address block (kept by `auto`), OTAA outside of it (dropped by `auto`), ABP.
@@ -94,9 +110,15 @@ impl Case {
         (self.value("strategy") == "clear-first").then_some(1)
     }
 
+    /// True when source and target are two applications of one deployment.
+    pub fn is_swap(&self) -> bool {
+        self.value("strategy") == "swap"
+    }
+
     /// Source and target before the first command.
     pub fn world(&self) -> World {
-        let world = World::some(&self.numbers);
+        let world =
+            if self.is_swap() { World::one_deployment(&self.numbers) } else { World::some(&self.numbers) };
         for table in [Table::Ns, Table::As] {
             world.source.edit(table, APP, &dev(1), |record| move_address(record));
             if let Some(number) = self.keys_alone() {
@@ -108,16 +130,43 @@ impl Case {
 
     /// The commands, in order.
     pub fn stages(&self) -> Vec<Stage> {
-        let run = |hold: bool| Stage { verb: "run", config: self.config(hold), may_wait: hold };
-        match self.value("hold") {
-            "hold" => vec![run(true), run(false)],
-            _ => vec![run(false)],
+        let back = self.goes_back();
+        let stage = |verb, hold| Stage {
+            verb,
+            config: self.config(hold),
+            may_wait: hold && verb == "run",
+            swept: !back || verb == "rollback",
+            cut: None,
+        };
+        let mut stages = match self.value("hold") {
+            "go" => vec![stage("run", false)],
+            "hold" => vec![stage("run", true), stage("run", false)],
+            _ => vec![stage("run", true), stage("clear", true)],
+        };
+        if self.value("rollback") == "midway" {
+            stages[0].cut = Some(MIDWAY);
+        }
+        stages.extend(back.then(|| stage("rollback", false)));
+        stages
+    }
+
+    /// True when the devices are at the source in the end, as they were.
+    pub fn goes_back(&self) -> bool {
+        self.value("rollback") != "no"
+    }
+
+    /// The network that must serve every device in the end.
+    pub fn ends_at(&self) -> &'static str {
+        match (self.is_swap(), self.goes_back()) {
+            (true, _) => "both",
+            (false, true) => "source",
+            (false, false) => "target",
         }
     }
 
-    /// Where every device must be served in the end.
-    pub fn ends_at(&self) -> &'static str {
-        "target"
+    /// The application on the target.
+    pub fn target(&self) -> &'static str {
+        if self.is_swap() { OTHER_APP } else { APP }
     }
 
     /// True when OTAA devices may have to join again: until then the target does not know them.
@@ -160,6 +209,7 @@ fn combinations() -> Vec<Vec<&'static str>> {
         };
         rows = rows.iter().flat_map(longer).collect();
     }
+    rows.retain(|row| is_possible(row));
     rows
 }
 
@@ -184,6 +234,10 @@ fn every_pair_of_choices_is_in_a_case() {
     for (i, (name, values)) in CHOICES.iter().enumerate() {
         for (j, (other, more)) in CHOICES.iter().enumerate().skip(i + 1) {
             for (a, b) in values.iter().flat_map(|a| more.iter().map(move |b| (a, b))) {
+                let impossible = ["swap nothing", "swap mute", "swap keys", "hold midway", "clear midway"];
+                if impossible.contains(&&*format!("{a} {b}")) {
+                    continue;
+                }
                 assert!(covered.contains(&(i, a, j, b)), "{name} = {a} with {other} = {b}");
             }
         }

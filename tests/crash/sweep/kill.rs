@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
@@ -16,7 +16,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use stackferry::rehearsal::{CallInfo, Fault};
+use stackferry::rehearsal::{CallInfo, Fault, Tts};
 
 use super::point::{Moment, Point};
 use crate::world::World;
@@ -26,6 +26,10 @@ use crate::world::World;
 pub struct Killer {
     point: Point,
     signal: Signal,
+    /// How many calls of a stage that is not swept are let through before it is killed for good.
+    cut: AtomicUsize,
+    /// True in a stage that is swept.
+    swept: AtomicBool,
     /// The client's process; 0 while there is none.
     client: AtomicI32,
     /// Of each call so far: may it change something?
@@ -42,12 +46,14 @@ impl Killer {
         let killer = Arc::new(Self {
             point,
             signal: if let Point::Call(_, n) = point { by_turns(n) } else { Signal::SIGKILL },
+            cut: AtomicUsize::new(usize::MAX),
+            swept: AtomicBool::new(true),
             client: AtomicI32::new(0),
             calls: Mutex::default(),
             chosen: Mutex::new(None),
             fired: AtomicBool::new(false),
         });
-        for (side, tts) in [&world.source.tts, &world.target.tts].into_iter().enumerate() {
+        for (side, tts) in deployments(world).into_iter().enumerate() {
             let on_call = Arc::clone(&killer);
             tts.on_call(move |call| on_call.arrived(side, call));
             let on_applied = Arc::clone(&killer);
@@ -56,6 +62,12 @@ impl Killer {
             tts.on_replied(move |call| on_replied.passed(Moment::Replied, side, call));
         }
         killer
+    }
+
+    /// What follows is swept, or else killed for good at this call.
+    pub fn begin(&self, swept: bool, cut: Option<usize>) {
+        self.swept.store(swept, SeqCst);
+        self.cut.store(cut.unwrap_or(usize::MAX), SeqCst);
     }
 
     /// From now on this process is the client; 0 for none.
@@ -79,6 +91,13 @@ impl Killer {
     }
 
     fn arrived(&self, side: usize, call: &CallInfo) -> Option<Fault> {
+        if !self.swept.load(SeqCst) {
+            if self.cut.fetch_sub(1, SeqCst) != 1 {
+                return None;
+            }
+            self.kill();
+            return Some(Fault::CutBefore);
+        }
         let mut calls = lock(&self.calls);
         calls.push(call.is_write);
         let n = calls.len();
@@ -91,6 +110,7 @@ impl Killer {
         if moment != Moment::Before {
             return None;
         }
+        self.fired.store(true, SeqCst);
         self.kill();
         Some(Fault::CutBefore)
     }
@@ -100,6 +120,7 @@ impl Killer {
         let here = chosen.as_ref().is_some_and(|(at, chosen)| *at == side && chosen.n == call.n);
         drop(chosen);
         if here && matches!(self.point, Point::Call(at, _) if at == moment) {
+            self.fired.store(true, SeqCst);
             self.kill();
         }
     }
@@ -112,12 +133,17 @@ impl Killer {
             thread::sleep(Duration::from_micros(100));
             client = self.client.load(SeqCst);
         }
-        self.fired.store(true, SeqCst);
         let client = Pid::from_raw(client);
         kill(client, self.signal).expect("the client is ours");
         // An error says that it was waited for already: dead as well.
         waitid(Id::Pid(client), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).ok();
     }
+}
+
+/// Source and target: one, if they are the same.
+pub fn deployments(world: &World) -> Vec<&Arc<Tts>> {
+    let (source, target) = (&world.source.tts, &world.target.tts);
+    if Arc::ptr_eq(source, target) { vec![source] } else { vec![source, target] }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

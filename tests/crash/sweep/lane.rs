@@ -36,6 +36,10 @@ impl Reference {
         let one = play(case, Point::Nowhere, Air::Traffic(seed), false)?;
         let other = play(case, Point::Nowhere, Air::Traffic(seed + 1), false)?;
         same(&one.stored, &other.stored, "two runs without a kill under traffic")?;
+        if case.goes_back() {
+            let at_the_source = |stored| outcome::at_the_source(stored, case.target());
+            same(&at_the_source(&one.before), &at_the_source(&one.stored), "a rollback")?;
+        }
         for kind in
             ["pwrite64 test.journal-wal", "fsync test.journal-wal", "pwrite64 test.journal.lock", "rename"]
         {

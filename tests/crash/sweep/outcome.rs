@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use prost_reflect::DynamicMessage;
+use prost_reflect::{DynamicMessage, Value};
 use stackferry::{
     map::{diff, path},
     rehearsal::store::Table,
@@ -45,7 +45,7 @@ const AIR_OF_SESSION: &[&str] = &[
     "session.started_at",
 ];
 
-/// Everything, but for the stamps.
+/// Everything, but for the stamps and empty parents.
 pub fn whole(world: &World) -> Stored {
     let mut all = Stored::new();
     for (side, name) in [(&world.source, "source"), (&world.target, "target")] {
@@ -54,11 +54,23 @@ pub fn whole(world: &World) -> Stored {
             for (key, message) in store.iter(table).filter(|(k, _)| k.starts_with(APP)) {
                 let mut message = message.clone();
                 STAMPS.iter().for_each(|at| path::clear(&mut message, at));
+                without_hulls(&mut message);
                 all.insert(format!("{name} {table:?} {key}"), message);
             }
         }
     }
     all
+}
+
+/// A parent that is set and holds nothing says nothing: a mute that is taken back leaves an empty `mac_settings`.
+fn without_hulls(message: &mut DynamicMessage) {
+    let empty = |value: &Value| value.as_message().is_some_and(|inner| inner.fields().next().is_none());
+    let hulls: Vec<_> = message
+        .fields()
+        .filter(|(_, value)| empty(value))
+        .map(|(field, _)| field.name().to_owned())
+        .collect();
+    hulls.iter().for_each(|name| path::clear(message, name));
 }
 
 /// Everything, but for the stamps and what the air changes. The session of a device that can join is all the air's.
@@ -75,8 +87,23 @@ pub fn settled(world: &World) -> Stored {
         if joining.contains(key) {
             ["session", "ids.dev_addr"].iter().for_each(|at| path::clear(message, at));
         }
+        without_hulls(message);
     }
     all
+}
+
+/// What a rollback must bring back: the devices at the source, and none of ours on the target.
+pub fn at_the_source(stored: &Stored, target: &str) -> Stored {
+    let (source, target) = (format!(" {APP}."), format!(" {target}."));
+    let wanted = |key: &String| {
+        key.starts_with("source ") && key.contains(&source)
+            || key.starts_with("target ") && key.contains(&target)
+    };
+    stored
+        .iter()
+        .filter(|(key, _)| wanted(key))
+        .map(|(key, message)| (key.clone(), message.clone()))
+        .collect()
 }
 
 /// How `is` differs from what is expected; no values, as they may be keys.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::world::{
     APP, Ran, World, dev,
-    traffic::{Field, terms},
+    traffic::{Field, Watched},
 };
 
 /// Starts of the client that are allowed after a kill until it ends with 0.
@@ -67,6 +67,8 @@ pub struct Played {
     pub calls: Vec<bool>,
     /// Changes of files of the journal, when they were counted.
     pub writes: Vec<String>,
+    /// What both servers held before the first command, but for what the air changes.
+    pub before: Stored,
     /// What both servers hold: all of it on a quiet air, and what the air does not change otherwise.
     pub stored: Stored,
 }
@@ -75,6 +77,7 @@ pub struct Played {
 pub struct Scene {
     pub world: World,
     killer: Arc<Killer>,
+    target: &'static str,
     point: Point,
     counted: bool,
     field: Option<Arc<Mutex<Field>>>,
@@ -87,11 +90,12 @@ pub struct Scene {
 /// Plays `case`. An error is a violation, in words. `counted`: the changes of the journal are counted.
 pub fn play(case: &Case, point: Point, air: Air, counted: bool) -> Result<Played, String> {
     let mut scene = Scene::new(case, point, air, counted);
+    let before = outcome::settled(&scene.world);
     for stage in case.stages() {
         scene.stage(&stage)?;
     }
-    if let Air::Quiet = air {
-        scene.again_writes_nothing()?;
+    if let (Air::Quiet, Some(last)) = (air, case.stages().last()) {
+        scene.again_writes_nothing(last)?;
     }
     let stored = match air {
         Air::Quiet => outcome::whole(&scene.world),
@@ -104,6 +108,7 @@ pub fn play(case: &Case, point: Point, air: Air, counted: bool) -> Result<Played
         restarts: scene.restarts,
         calls: scene.killer.calls(),
         writes: scene.writes,
+        before,
         stored,
     })
 }
@@ -111,38 +116,56 @@ pub fn play(case: &Case, point: Point, air: Air, counted: bool) -> Result<Played
 impl Scene {
     pub fn new(case: &Case, point: Point, air: Air, counted: bool) -> Self {
         let world = case.world();
-        let (mut field, mut auditor) = (None, None);
-        if let Air::Traffic(seed) = air {
-            let watching = Auditor::new(terms());
-            watching.attach(Side::Source, &mut world.source.tts.store(), Some(APP));
-            watching.attach(Side::Target, &mut world.target.tts.store(), Some(APP));
-            let on_air = Arc::new(Mutex::new(Field::new(&world, &case.simulated(), seed)));
-            for side in [&world.source, &world.target] {
-                let on_air = Arc::clone(&on_air);
-                side.tts.on_call(move |_| {
-                    lock(&on_air).stir();
-                    None
-                });
+        let watched = |world, seed| match case.is_swap() {
+            true => Watched::swap(world, &case.simulated(), seed),
+            false => Watched::new(world, &case.simulated(), seed),
+        };
+        let (world, on_air) = match air {
+            Air::Quiet => (world, None),
+            Air::Traffic(seed) => {
+                let Watched { world, field, auditor } = watched(world, seed);
+                (world, Some((field, auditor)))
             }
-            (field, auditor) = (Some(on_air), Some(watching));
-        }
+        };
+        let (field, auditor) = on_air.unzip();
         // After the traffic, so that a kill comes right before or after its call.
         let killer = Killer::new(&world, point);
-        Self { world, killer, point, counted, field, auditor, writes: vec![], killed: false, restarts: 0 }
+        Self {
+            world,
+            killer,
+            target: case.target(),
+            point,
+            counted,
+            field,
+            auditor,
+            writes: vec![],
+            killed: false,
+            restarts: 0,
+        }
     }
 
     /// The command of a stage, until it is over.
     pub fn stage(&mut self, stage: &Stage) -> Result<(), String> {
-        self.world.config(&stage.config);
+        self.world.config_to(self.target, &stage.config);
+        self.killer.begin(stage.swept, stage.cut);
+        if let (Some(auditor), "rollback") = (&self.auditor, stage.verb) {
+            auditor.protect(Side::Target);
+        }
         let mut again = 0;
         let mut ended = true;
         loop {
             let before = self.killed;
             let ran = self.start(stage);
+            if stage.cut.is_some() && ran.code.is_none() {
+                return Ok(());
+            }
             if self.killed && !before {
                 ended = false;
                 self.stir(5);
                 continue;
+            }
+            if std::env::var_os("STACKFERRY_SWEEP_ONLY").is_some() {
+                println!("-- {} {:?}\n{}", stage.verb, ran.code, ran.out);
             }
             self.restarts += usize::from(!ended);
             let words = || format!("stdout:\n{}\nstderr:\n{}", ran.out, ran.err);
@@ -176,12 +199,12 @@ impl Scene {
         command.arg("--yes");
         let so_far = self.writes.len();
         let stop = match self.point {
-            _ if self.killed => Stop::Never,
+            _ if self.killed || !stage.swept => Stop::Never,
             Point::Write(n) => Stop::Before(n.saturating_sub(so_far)),
             Point::Written(n) => Stop::After(n.saturating_sub(so_far)),
             _ => Stop::Never,
         };
-        if self.counted || stop != Stop::Never {
+        if stage.swept && (self.counted || stop != Stop::Never) {
             let traced = trace::run(&command, self.world.dir.path(), stop);
             self.writes.extend(traced.writes);
             self.killed |= traced.fired;
@@ -192,7 +215,7 @@ impl Scene {
         let ran = Ran::of(child.wait_with_output().expect("it ends"));
         // Only once: its number may be another's by the time that the point comes.
         self.killer.watch(0);
-        self.killed |= self.killer.fired();
+        self.killed |= stage.swept && self.killer.fired();
         ran
     }
 
@@ -204,10 +227,11 @@ impl Scene {
     }
 
     /// S6.
-    fn again_writes_nothing(&mut self) -> Result<(), String> {
+    fn again_writes_nothing(&mut self, last: &Stage) -> Result<(), String> {
         let writes = |world: &World| world.source.writes().len() + world.target.writes().len();
         let before = writes(&self.world);
-        let ran = self.world.run();
+        self.killer.begin(false, None);
+        let ran = self.world.call(last.verb, &["--yes"]);
         if ran.code != Some(0) || writes(&self.world) != before {
             return Err(format!(
                 "once more after the end: {:?}, or it wrote\n{}{}",
