@@ -40,7 +40,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what a run would do, and change nothing.
-    Plan(WithConfig),
+    Plan(plan::PlanArguments),
     /// Move the devices; the same command goes on after any interruption.
     Run(run::RunArguments),
     /// Show where every device stands, from the journal alone.
@@ -76,7 +76,7 @@ pub fn run(arguments: Arguments) -> Exit {
     }
     let exit = runtime.block_on(async {
         match arguments.command {
-            Command::Plan(with) => plan::run(&with.config, &terminal, verbose).await,
+            Command::Plan(with) => plan::plan(&with, &terminal, verbose).await,
             Command::Run(with) => run::run(&with, &terminal, verbose).await,
             Command::Status(with) => status::run(&with.config, &terminal),
             Command::Verify(with) => verify::run(&with.config, &terminal, verbose).await,

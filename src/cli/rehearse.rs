@@ -53,7 +53,7 @@ pub(super) async fn run(
         config.journal.path = folder.path.join("rehearsal.journal");
         config.journal.seal_key = None;
         let sides = connect::with_embedded(&config, Some(source), target, &sink).await?;
-        let consent = super::run::Consent { yes: true, take_over: false };
+        let consent = super::run::Consent { yes: true, take_over: false, planned: None };
         super::run::carry_out(&config, sides, consent, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));

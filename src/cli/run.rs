@@ -1,6 +1,11 @@
 //! `run`: moves the devices, or goes on with that.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use clap::Args;
 
@@ -13,9 +18,12 @@ use crate::{
         run::{self, Dispatcher, Stop},
     },
     journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
-    plan::Verdict,
+    plan::{Verdict, stale::Decided},
     report::{self, Output, Terminal, progress},
 };
+
+/// The largest file that is read as a plan: some hundred bytes a device.
+const MAX_PLAN: u64 = 1 << 30;
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -31,20 +39,24 @@ pub struct RunArguments {
     /// Take an application from a run of another journal that is dead: its marker is watched first.
     #[arg(long)]
     pub(super) take_over: bool,
+    /// Do what this file of `plan --out` says, or nothing: refused when anything would be done otherwise by now.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub(super) plan: Option<PathBuf>,
 }
 
 pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
     if arguments.dry_run {
-        return super::plan::run(&arguments.config, terminal, verbose).await;
+        return super::plan::run(&arguments.config, None, terminal, verbose).await;
     }
     let config = load(&arguments.config, terminal)?;
+    let planned = arguments.plan.as_deref().map(planned).transpose()?;
     let begun = Instant::now();
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let stop = Stop::default();
     let work = async {
         let sides = connect::sides(&config, &sink).await?;
-        let consent = Consent { yes: arguments.yes, take_over: arguments.take_over };
+        let consent = Consent { yes: arguments.yes, take_over: arguments.take_over, planned };
         carry_out(&config, sides, consent, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
@@ -53,12 +65,26 @@ pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: 
 }
 
 /// What the user has agreed to on the command line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Consent {
     /// Changes to a real source or target.
     pub(super) yes: bool,
     /// Taking applications over from dead runs.
     pub(super) take_over: bool,
+    /// What may be done, when that was written down before.
+    pub(super) planned: Option<Decided>,
+}
+
+/// Reads a file of `plan --out`.
+fn planned(path: &Path) -> Result<Decided, Failure> {
+    let refused = |e: &dyn std::fmt::Display| {
+        let hint = "make a new one with `stackferry plan --out`".to_owned();
+        Failure::new(Exit::Usage, format!("the plan {}: {e}", path.display()), Some(hint))
+    };
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_PLAN).read_to_string(&mut text));
+    read.map_err(|e| refused(&e))?;
+    Decided::from_json(&text).map_err(|e| refused(&e))
 }
 
 /// Plans, asks, and moves. `None` when the user said no.
@@ -74,6 +100,11 @@ pub(super) async fn carry_out(
     let pace = connect::pace(config);
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
+        if let Some(planned) = &consent.planned {
+            let hint = "look at the new plan with `stackferry plan --out`; nothing was done".to_owned();
+            let now = Decided::of(&plan, config.decisive());
+            planned.check(&now).map_err(|stale| Failure::new(Exit::Usage, stale, Some(hint)))?;
+        }
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
         if going > 0 && is_real(config) && !consent.yes && !asked(going, config, terminal)? {
             terminal.talk("nothing was changed");

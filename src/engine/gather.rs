@@ -86,7 +86,7 @@ pub async fn application(
                 .fix("add owner = { user = \"…\" } or { organization = \"…\" } to the target, or create the application"),
         );
     }
-    findings.extend(same_deployment(source, target, app).await?);
+    findings.extend(same_deployment(source, target, app, target_app).await?);
     let mut facts = target_facts(target, target_app).await?;
     let existing = existing(job, state.is_new()).await?;
     let inputs = inputs(job, journal, in_flight, &existing).await?;
@@ -98,6 +98,7 @@ pub async fn application(
     }
     mac_defaults(source, target, &inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
+    findings.extend(plan::others(&devices, &existing));
     if findings.iter().any(Finding::blocks) {
         for device in devices.iter_mut().filter(|d| d.verdict != Verdict::Done) {
             device.verdict = Verdict::Stop;
@@ -115,7 +116,12 @@ pub async fn application(
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.
-async fn same_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<Option<Finding>, RunError> {
+async fn same_deployment(
+    source: &Stack,
+    target: &Stack,
+    app: &AppId,
+    target_app: &AppId,
+) -> Result<Option<Finding>, RunError> {
     let created = ["created_at".to_owned()];
     let at = |found: Option<DynamicMessage>| found.and_then(|m| path::child(&m, "created_at"));
     let here = at(source.application(app, &created).await?);
@@ -126,6 +132,11 @@ async fn same_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<
         Err(error) => return Err(error.into()),
     };
     Ok((here.is_some() && here == there).then(|| {
+        if app == target_app {
+            let text = "source and target are the same application: what is cleared at the one is gone from the other";
+            return Finding::new(Kind::SameApplication, text)
+                .fix("name another application as target, or another deployment");
+        }
         Finding::new(
             Kind::SameDeployment,
             "source and target are one deployment: a device cannot exist twice in it",

@@ -71,6 +71,8 @@ kinds! {
 
     /// Source and target are the same deployment.
     SameDeployment = "same-deployment", Stop, "";
+    /// Source and target are one and the same application.
+    SameApplication = "same-application", Stop, "";
     /// The record is on a host that was not asked.
     OtherCluster = "other-cluster", Stop, "";
     /// The AppSKey is wrapped with a key that this side does not hold.
@@ -132,6 +134,8 @@ kinds! {
     Replaced = "replaced", Note, "";
     /// Already on the target as it should be.
     Adopted = "adopted", Note, "";
+    /// Devices on the target that this move does not touch.
+    OthersOnTarget = "others-on-target", Note, "";
     /// The application on the target differs.
     ApplicationDiffers = "application-differs", Warning, "";
     /// Part of the application that is not copied.
