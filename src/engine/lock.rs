@@ -54,7 +54,9 @@ pub enum LockError {
         journal: String,
     },
     /// The marker was renewed while it was watched.
-    #[error("application {app} of the {side} cannot be taken over: {holder} is at work, its marker was just renewed")]
+    #[error(
+        "application {app} of the {side} cannot be taken over: {holder} is at work, its marker was just renewed"
+    )]
     Moving {
         /// Which application.
         app: AppId,
@@ -127,7 +129,11 @@ impl Terms {
     ///
     /// # Errors
     /// When the journal cannot be read.
-    pub async fn of(journal: &JournalHandle, renewal: Duration, take_over: bool) -> Result<Self, journal::Error> {
+    pub async fn of(
+        journal: &JournalHandle,
+        renewal: Duration,
+        take_over: bool,
+    ) -> Result<Self, journal::Error> {
         let who = Who::current();
         let id = journal.read(|j| Ok(j.run_id())).await?;
         let path = std::fs::canonicalize(journal.path()).unwrap_or_else(|_| journal.path().to_owned());
@@ -289,7 +295,8 @@ impl Lock {
                 continue;
             }
             if let Err(error) = self.0.remove(place).await {
-                let text = format!("the marker {} may be left in application {}: {error}", marker::ID, place.app);
+                let text =
+                    format!("the marker {} may be left in application {}: {error}", marker::ID, place.app);
                 self.0.events.send(Event::Note(text));
             }
             held.taken[index] = false;

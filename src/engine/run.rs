@@ -294,8 +294,7 @@ impl Dispatcher<'_> {
         let mut waiting = going_in(application).map(|d| name(application, d));
         let mut in_hand = FuturesUnordered::new();
         loop {
-            let open =
-                !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
+            let open = !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
             while open && in_hand.len() < self.pace.in_flight.max(1) {
                 let Some(name) = waiting.next() else { break };
                 in_hand.push(self.device(&ctx, name));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ApplicationPlan, DevicePlan, Plan, Verdict,
+    ApplicationPlan, DevicePlan, Plan,
     finding::{Finding, Severity},
 };
 
@@ -78,7 +78,8 @@ fn named(differences: &[String]) -> String {
 impl Decided {
     /// What `plan` decides under `configuration`, whose names and values hold no secret.
     pub fn of(plan: &Plan, configuration: impl IntoIterator<Item = (String, String)>) -> Self {
-        let applications = plan.applications.iter().map(|a| (format!("{} → {}", a.source, a.target), a.into()));
+        let applications =
+            plan.applications.iter().map(|a| (format!("{} → {}", a.source, a.target), a.into()));
         let mut decided = Self {
             v: VERSION,
             digest: String::new(),
@@ -175,7 +176,11 @@ impl Application {
                 ("findings", list(&self.findings), list(&now.findings)),
             ] {
                 if before != after {
-                    differences.push(change(&format!("application {name}: {field}"), Some(&before), Some(&after)));
+                    differences.push(change(
+                        &format!("application {name}: {field}"),
+                        Some(&before),
+                        Some(&after),
+                    ));
                 }
             }
         }
@@ -247,6 +252,7 @@ mod tests {
     use crate::{
         model::ids::{AppId, DeviceId},
         plan::{
+            Verdict,
             finding::Kind,
             session::{Activation, Carry},
         },
@@ -283,14 +289,19 @@ mod tests {
     fn differs(change: impl FnOnce(&mut Plan), what: &str) {
         let mut now = plan();
         change(&mut now);
-        let Err(Stale::Differs(found)) = decided(&plan()).check(&decided(&now)) else { panic!("not seen: {what}") };
+        let Err(Stale::Differs(found)) = decided(&plan()).check(&decided(&now)) else {
+            panic!("not seen: {what}")
+        };
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(what), "{found:?}");
     }
 
     #[test]
     fn every_decision_counts_and_is_named() {
-        differs(|p| p.applications[0].devices[0].verdict = Verdict::Stop, "device dev-1: verdict: `move` was planned");
+        differs(
+            |p| p.applications[0].devices[0].verdict = Verdict::Stop,
+            "device dev-1: verdict: `move` was planned",
+        );
         differs(|p| p.applications[0].devices[1].carry = Carry::Drop, "device dev-2: session");
         differs(|p| p.applications[0].devices[1].target_id = "x".into(), "device dev-2: target_device");
         differs(|p| p.applications[0].devices[1].findings.clear(), "device dev-2: findings");

@@ -135,7 +135,8 @@ impl Stack {
     /// # Errors
     /// Those of the call.
     pub async fn renew_marker(&self, app: &AppId, marker: &Marker, beat: u64) -> Result<(), Error> {
-        self.update_device(Component::Is, app, &id(), message(app, marker, beat), &owned(&["description"])).await
+        self.update_device(Component::Is, app, &id(), message(app, marker, beat), &owned(&["description"]))
+            .await
     }
 
     /// Takes the marker away.

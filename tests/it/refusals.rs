@@ -82,11 +82,7 @@ fn a_refusal_by_the_target_undoes_everything() {
         world.config(KEYS);
         world.target.tts.on_call(move |call| {
             let this = call.method.ends_with(&format!("v3.{step}")) && !about_marker(call);
-            this.then_some(Fault::Error(
-                Code::InvalidArgument,
-                "pkg/networkserver",
-                "field_value",
-            ))
+            this.then_some(Fault::Error(Code::InvalidArgument, "pkg/networkserver", "field_value"))
         });
         world.run().expect(3).says("1 device not moved").says("field_value");
         untouched(&world, &[1]);
