@@ -42,7 +42,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what a run would do, and change nothing.
-    Plan(WithConfig),
+    Plan(plan::PlanArguments),
     /// Move the devices; the same command goes on after any interruption.
     Run(run::RunArguments),
     /// Go on with what `clear.hold` has held, and with nothing else that was not begun.
@@ -82,7 +82,7 @@ pub fn run(arguments: Arguments) -> Exit {
     }
     let exit = runtime.block_on(async {
         match arguments.command {
-            Command::Plan(with) => plan::run(&with.config, &terminal, verbose).await,
+            Command::Plan(with) => plan::plan(&with, &terminal, verbose).await,
             Command::Run(with) => run::run(&with, &terminal, verbose).await,
             Command::Clear(with) => clear::run(&with, &terminal, verbose).await,
             Command::Rollback(with) => rollback::run(&with, &terminal, verbose).await,

@@ -5,8 +5,10 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod guards;
 mod lock;
 mod moves;
+mod old_recipe;
 mod refusals;
 mod resume;
 mod rollback;

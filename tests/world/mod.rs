@@ -14,7 +14,7 @@ use prost_reflect::DynamicMessage;
 use stackferry::{
     map::path,
     rehearsal::{
-        Served, Settings, Tts, load, serve,
+        CallInfo, Served, Settings, Tts, load, serve,
         store::{Table, device_key},
     },
 };
@@ -254,6 +254,11 @@ pub const LOSSES: &str = r#"
 [transform]
 allow-loss = ["picture", "queued-downlinks"]
 "#;
+
+/// True for a call about the marker of a run, which is a device to the Identity Server only.
+pub fn about_marker(call: &CallInfo) -> bool {
+    call.entity.ends_with(".stackferry-lock")
+}
 
 /// True when the record's downlinks are switched off.
 pub fn is_muted(ns: &DynamicMessage) -> bool {
