@@ -15,6 +15,7 @@ use super::{
     files::{self, Identity, Paths},
     format::{self, Head},
     lock::{Lock, Who},
+    network,
     seal::Sealer,
     tail::Tail,
     view::View,
@@ -73,6 +74,9 @@ impl Journal {
     ) -> Result<Opened, Error> {
         let paths = Paths::new(path)?;
         paths.journal_exists()?;
+        if let Some(name) = network::of(&paths.folder) {
+            return Err(Error::new(path, ErrorKind::Network(name)));
+        }
         let (lock, noted) = Lock::take(&paths, who)?;
         let resumed = paths.journal_exists()?;
         if !resumed {

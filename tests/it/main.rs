@@ -5,6 +5,7 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod journal;
 mod moves;
 mod refusals;
 mod resume;
