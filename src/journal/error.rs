@@ -215,17 +215,25 @@ impl Error {
 
     /// From SQLite. Whatever is neither the disk nor another program is damage: the statements are fixed.
     pub(super) fn sql(path: &Path, doing: &'static str, error: &rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode as Code;
+        use rusqlite::{ErrorCode as Code, ffi};
+        let extended = error.sqlite_error().map(|e| e.extended_code);
         let kind = match error.sqlite_error_code() {
             Some(Code::DiskFull) => ErrorKind::Full,
             Some(Code::ReadOnly) => {
-                let extended = error.sqlite_error().map(|e| e.extended_code);
-                let folder = extended == Some(rusqlite::ffi::SQLITE_READONLY_DIRECTORY);
+                let folder = extended == Some(ffi::SQLITE_READONLY_DIRECTORY);
                 ErrorKind::ReadOnly(if folder { "its folder" } else { "the file" }.into())
             }
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
             Some(Code::NotADatabase) => {
                 ErrorKind::NotAJournal("it is no SQLite database, or its first page is damaged")
+            }
+            Some(Code::SystemIoFailure)
+                if matches!(
+                    extended,
+                    Some(ffi::SQLITE_IOERR_LOCK | ffi::SQLITE_IOERR_RDLOCK | ffi::SQLITE_IOERR_SHMLOCK)
+                ) =>
+            {
+                ErrorKind::NoLocks(error.to_string())
             }
             Some(Code::SystemIoFailure | Code::CannotOpen | Code::OutOfMemory | Code::PermissionDenied) => {
                 ErrorKind::Io { doing, cause: error.to_string() }

@@ -1,11 +1,24 @@
 //! The journal of real runs: whatever happens to its files, its disk, its key or its lock, the answer is an error with a
 //! name or the history as it was written.
 
+mod disks;
 mod image;
+mod keys;
+mod locks;
 mod reader;
 mod runs;
 mod sweep;
 mod tamper;
+
+use std::process::{Command, Stdio};
+
+use prost_reflect::DynamicMessage;
+use stackferry::rehearsal::{
+    auditor::{Auditor, Side},
+    store::Table,
+};
+
+use crate::world::{APP, Ran, World, traffic::terms};
 
 /// Numbers that look random and are the same in every run (splitmix64).
 #[derive(Debug, Clone)]
@@ -43,4 +56,56 @@ const CONFIG: &str = "[transform]\nsession = \"keep\"\n[rollout]\nin-flight = 1\
 /// The number that names a whole sweep: `STACKFERRY_SEED`, or 1.
 pub fn seed() -> u64 {
     std::env::var("STACKFERRY_SEED").ok().map_or(1, |text| text.parse().expect("a number in STACKFERRY_SEED"))
+}
+
+/// The devices of [`CONFIG`].
+const DEVICES: [usize; 3] = [1, 4, 2];
+/// For [`shell`]: 2 GB of address space.
+const MORE_MEMORY_THAN_ENOUGH: &str = "ulimit -v 2000000";
+
+/// All records of both sides without the times of their last change.
+pub fn stored(world: &World) -> Vec<(Table, String, DynamicMessage)> {
+    let mut all = Vec::new();
+    for (side, name) in [(&world.source, "source"), (&world.target, "target")] {
+        let store = side.tts.store();
+        for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+            for (key, message) in store.iter(table).filter(|(k, _)| k.starts_with(APP)) {
+                let mut message = message.clone();
+                ["created_at", "updated_at"].iter().for_each(|time| message.clear_field_by_name(time));
+                all.push((table, format!("{name} {key}"), message));
+            }
+        }
+    }
+    all
+}
+
+/// Puts the auditor's eyes on both sides.
+pub fn watch(world: &World) -> Auditor {
+    let auditor = Auditor::new(terms());
+    auditor.attach(Side::Source, &mut world.source.tts.store(), Some(APP));
+    auditor.attach(Side::Target, &mut world.target.tts.store(), Some(APP));
+    auditor
+}
+
+/// What the auditor saw.
+pub fn breaches(auditor: &Auditor) -> Vec<String> {
+    auditor.finish().iter().map(ToString::to_string).collect()
+}
+
+/// Calls that change something, on both sides.
+pub fn writes(world: &World) -> usize {
+    world.source.writes().len() + world.target.writes().len()
+}
+
+/// `verb`, and `--yes` with `run`, in a shell that has done `before`; or as the last words of `wrap`.
+pub fn shell(world: &World, verb: &str, before: &str, wrap: &[&str]) -> Ran {
+    let inner = world.command(verb);
+    let mut outer = Command::new("sh");
+    outer.args(["-c", &format!("{before}; exec \"$@\""), "sh"]).args(wrap);
+    outer.arg(inner.get_program()).args(inner.get_args());
+    if verb == "run" {
+        outer.arg("--yes");
+    }
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Ran::of(outer.stdin(Stdio::null()).output().expect("a shell"))
 }

@@ -10,39 +10,18 @@ use std::{
     time::Duration,
 };
 
-use prost_reflect::DynamicMessage;
-use stackferry::rehearsal::{
-    Fault,
-    auditor::{Auditor, Side},
-    store::Table,
-};
+use stackferry::rehearsal::{Fault, auditor::Auditor};
 
 use super::{
-    CONFIG, Dice,
+    CONFIG, DEVICES, Dice, MORE_MEMORY_THAN_ENOUGH, breaches,
     image::{self, Files, Image},
-    seed,
+    seed, shell, stored,
     tamper::{FORGED, Loot, tamper},
+    watch, writes,
 };
-use crate::world::{APP, Ran, World, traffic::terms};
+use crate::world::World;
 
 const CASES: usize = 40;
-const DEVICES: [usize; 3] = [1, 4, 2];
-
-/// All records of both sides without the times of their last change.
-fn stored(world: &World) -> Vec<(Table, String, DynamicMessage)> {
-    let mut all = Vec::new();
-    for (side, name) in [(&world.source, "source"), (&world.target, "target")] {
-        let store = side.tts.store();
-        for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
-            for (key, message) in store.iter(table).filter(|(k, _)| k.starts_with(APP)) {
-                let mut message = message.clone();
-                ["created_at", "updated_at"].iter().for_each(|time| message.clear_field_by_name(time));
-                all.push((table, format!("{name} {key}"), message));
-            }
-        }
-    }
-    all
-}
 
 /// A world whose run was killed, with the auditor's eyes on it.
 struct Killed {
@@ -56,9 +35,7 @@ struct Killed {
 fn killed_at(n: usize) -> Killed {
     let world = World::some(&DEVICES);
     world.config(&CONFIG.replace("in-flight = 1", "in-flight = 2"));
-    let auditor = Auditor::new(terms());
-    auditor.attach(Side::Source, &mut world.source.tts.store(), Some(APP));
-    auditor.attach(Side::Target, &mut world.target.tts.store(), Some(APP));
+    let auditor = watch(&world);
     let journal = world.dir.path().join("test.journal");
     let (pid, seen) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicUsize::new(0)));
     let taken = Arc::new(Mutex::new(Vec::new()));
@@ -93,16 +70,6 @@ fn killed_at(n: usize) -> Killed {
     Killed { world, auditor, taken }
 }
 
-/// A run that cannot eat the machine's memory.
-fn run(world: &World) -> Ran {
-    let inner = world.command("run");
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -v 2000000; exec \"$@\"", "sh"]).arg(inner.get_program());
-    limited.args(inner.get_args()).arg("--yes");
-    limited.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Ran::of(limited.output().expect("it starts"))
-}
-
 #[test]
 fn corruptions_under_the_binary_end_right_or_send_nothing() {
     let seed = seed();
@@ -119,15 +86,20 @@ fn corruptions_under_the_binary_end_right_or_send_nothing() {
         let journal = world.dir.path().join("test.journal");
         let what = tamper(&journal, &Loot { now: &now, older: &older, foreign: &foreign }, &mut dice);
         let what = format!("corruption {case} of seed {seed} after a kill at call {n}, {what}");
-        let before = world.source.writes().len() + world.target.writes().len();
-        let ran = run(&world);
-        let sent = world.source.writes().len() + world.target.writes().len() - before;
+        let before = writes(&world);
+        let ran = shell(&world, "run", MORE_MEMORY_THAN_ENOUGH, &[]);
+        let sent = writes(&world) - before;
         let said = format!("{what}\n{}{}", ran.out, ran.err);
         let named = ran.err.contains("error: journal `") && ran.err.contains("help: ");
         let mut outcome = match ran.code {
             Some(6) => {
                 assert!(named && sent == 0, "{sent} write calls without a journal: {said}");
-                ran.err.split("journal` ").nth(1).and_then(|e| e.split(['\n', ':']).next()).unwrap_or("?").to_owned()
+                ran.err
+                    .split("journal` ")
+                    .nth(1)
+                    .and_then(|e| e.split(['\n', ':']).next())
+                    .unwrap_or("?")
+                    .to_owned()
             }
             Some(0) => "ran to the right end".to_owned(),
             // An older journal, whole and with its lock file, knows less than has happened: it may find what it does
@@ -147,8 +119,7 @@ fn corruptions_under_the_binary_end_right_or_send_nothing() {
                 assert!(matches!(again.code, Some(0 | 3)), "{what}: {again:?}");
             }
         }
-        let breaches: Vec<_> = auditor.finish().iter().map(ToString::to_string).collect();
-        assert_eq!(breaches, [""; 0], "{said}");
+        assert_eq!(breaches(&auditor), [""; 0], "{said}");
         if !outcome.contains("older") {
             assert_eq!(stored(&world), expected, "{said}");
         }
@@ -156,6 +127,33 @@ fn corruptions_under_the_binary_end_right_or_send_nothing() {
     }
     println!("journal: {CASES} corruptions under the binary (seed {seed}): {outcomes:?}, 0 wrong");
     assert!(outcomes.len() > 4, "{outcomes:?}");
+}
+
+/// An older journal with its lock file is whole: no program can tell. Going on from it must break no promise all the same.
+#[test]
+fn an_older_journal_put_back_whole_breaks_no_promise() {
+    let calls = killed_at(0).taken.len();
+    let mut codes: BTreeMap<(Option<i32>, Option<i32>), usize> = BTreeMap::new();
+    // From a few moments of the first half, each put back after a few later kills, and after the end.
+    for (first, later) in [(1, 2), (1, 4), (1, 8), (2, 4), (3, 5), (3, 8), (4, 6), (5, 8), (6, 7), (7, 8)] {
+        let n = if later == 8 { 0 } else { calls * later / 8 };
+        let Killed { world, auditor, taken } = killed_at(n);
+        let (older, newest) = (&taken[calls * first / 8 - 1], &taken[taken.len() - 1]);
+        let journal = world.dir.path().join("test.journal");
+        image::put(older, &journal);
+        let ran = world.run();
+        let said = format!("{first}/8 after {later}/8\n{}{}", ran.out, ran.err);
+        assert!(matches!(ran.code, Some(0 | 3 | 6)), "{said}");
+        assert_eq!(breaches(&auditor), [""; 0], "{said}");
+        image::put(newest, &journal);
+        let again = world.run();
+        assert!(matches!(again.code, Some(0 | 3)), "{said}\nthen {}{}", again.out, again.err);
+        assert_eq!(breaches(&auditor), [""; 0], "{said}\nthen {}{}", again.out, again.err);
+        *codes.entry((ran.code, again.code)).or_insert(0) += 1;
+    }
+    println!(
+        "journal: older copies put back whole, exit codes with them and with the newest again: {codes:?}"
+    );
 }
 
 /// True for what no program can tell from the files: all of them are older, or the lock file that would tell is gone.
