@@ -81,6 +81,9 @@ pub enum ErrorKind {
     /// Another program keeps it locked.
     #[error("is held by another program")]
     Busy,
+    /// A run ended in the middle, and the index of its log is neither there nor can it be made.
+    #[error("cannot be read here: the index of its write-ahead log is not there, and cannot be made")]
+    NoIndex,
     /// Its file system cannot lock files: two runs could not be kept apart.
     #[error("cannot be locked: {0}")]
     NoLocks(String),
@@ -192,6 +195,9 @@ impl Error {
             ErrorKind::Full => format!("{STOPS}; free some space, then run the same command again"),
             ErrorKind::Busy => format!(
                 "{STOPS}; end the other program, then run the same command again; if there is none, its disk cannot lock files: keep it on a local disk"
+            ),
+            ErrorKind::NoIndex => format!(
+                "copy `{journal}` and `{journal}-wal` to a folder that can be written, and look at them there"
             ),
             ErrorKind::NoLocks(_) | ErrorKind::Network(_) => {
                 "keep it on a local disk: name a file there as `path` under `[journal]`".into()

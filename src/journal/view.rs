@@ -43,7 +43,13 @@ impl View {
         }
         let paths = Paths::new(path)?;
         let connection = format::connect(&paths.journal, path, false)?;
-        let row = format::verify(&connection, path)?;
+        let row = format::verify(&connection, path).map_err(|e| {
+            let lacks_index = paths.beside("-wal").exists() && !paths.beside("-shm").exists();
+            if matches!(e.kind, ErrorKind::Io { .. }) && lacks_index {
+                return Error::new(path, ErrorKind::NoIndex);
+            }
+            e
+        })?;
         let genesis = Head::genesis(&row.id, &row.key_check);
         let view = Self { paths, connection, id: row.id, genesis };
         view.is_the_newest()?;

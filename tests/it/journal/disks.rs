@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,7 +13,11 @@ use stackferry::{
 };
 use tempfile::TempDir;
 
-use super::{CONFIG, DEVICES, breaches, image, shell, stored, watch, writes};
+use super::{
+    CONFIG, DEVICES, breaches,
+    image::{self, Image},
+    shell, stored, watch, writes,
+};
 use crate::world::{Ran, World};
 
 /// A file system in memory, of a size of its own, gone with this.
@@ -206,32 +210,19 @@ fn what_may_not_be_written_is_named_nothing_is_sent_and_status_works() {
     let world = World::some(&DEVICES);
     let folder = world.dir.path();
     let journal = folder.join("test.journal");
-    let nobody: &[&str] =
-        if is_root(folder) { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] };
-    let give = || {
-        for entry in fs::read_dir(folder).expect("lists") {
-            let path = entry.expect("lists").path();
-            if !nobody.is_empty() {
-                std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("root may");
-            }
-        }
-        if !nobody.is_empty() {
-            std::os::unix::fs::chown(folder, Some(65534), Some(65534)).expect("root may");
-        }
-    };
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("sets");
+    let nobody = nobody();
     let run = || shell(&world, "run", "true", nobody);
     world.config(CONFIG);
-    give();
+    give(folder);
     mode(folder, 0o500);
     run().expect(6).says("cannot be written: folder `").says("help: ");
     assert_eq!(writes(&world), 0);
     mode(folder, 0o700);
     world.config(&CONFIG.replace("[clear]", "[clear]\nhold = true"));
-    give();
+    give(folder);
     run().expect(0);
     world.config(CONFIG);
-    give();
+    give(folder);
     let before = writes(&world);
     let said = status(&world, &journal, nobody).expect(0).says("clearing").out;
     for (path, bits, back, says) in [
@@ -244,12 +235,65 @@ fn what_may_not_be_written_is_named_nothing_is_sent_and_status_works() {
         mode(path, back);
     }
     assert_eq!(writes(&world), before);
-    // After a crash the log is beside it: `status` reads it too.
     run().expect(0).says("3 devices moved");
 }
 
-fn is_root(folder: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let _ = image::FILES;
-    fs::metadata(folder).expect("there").uid() == 0
+/// What makes a command that of a user who is bound by permissions; root is not.
+fn nobody() -> &'static [&'static str] {
+    if is_root() { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// Gives a folder and what is in it to the user of [`nobody`].
+fn give(folder: &Path) {
+    let inside = fs::read_dir(folder).expect("lists").map(|entry| entry.expect("lists").path());
+    for path in inside.chain([folder.to_owned()]).filter(|_| is_root()) {
+        chown(path, Some(65534), Some(65534)).expect("root may");
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("sets");
+}
+
+/// After a crash, on a disk that may not be written: what `status` needs is there, or is said.
+#[test]
+fn a_journal_after_a_crash_is_read_where_nothing_may_be_written() {
+    let files = image::of_two_runs(&DEVICES, CONFIG, None);
+    let files = &files[files.len() / 2];
+    assert!(files.contains_key("-wal"), "in the middle of a run");
+    let states = Image::new(files.clone()).contents.states();
+    let world = World::some(&DEVICES);
+    world.config(CONFIG);
+    for without in ["", "-shm"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = folder.path().join("test.journal");
+        let mut files = files.clone();
+        if without != "" {
+            files.remove(without);
+        }
+        image::put(&files, &journal);
+        give(folder.path());
+        for suffix in image::FILES.into_iter().filter(|s| files.contains_key(s)) {
+            mode(&image::beside(&journal, suffix), 0o400);
+        }
+        mode(world.dir.path(), 0o755);
+        mode(&world.dir.path().join("move.toml"), 0o644);
+        mode(folder.path(), 0o500);
+        let said = status(&world, &journal, nobody());
+        mode(folder.path(), 0o700);
+        if without == "" {
+            let said = said.expect(0);
+            for (device, state) in &states {
+                let line = said.out.lines().find(|line| line.contains(device.device.as_str()));
+                assert!(line.expect("each device").contains(state.name()), "{said:?}");
+            }
+            continue;
+        }
+        // The index is made from the log, and there is no room for it.
+        said.expect(6).says("the index of its write-ahead log is not there").says("help: copy `");
+    }
 }
