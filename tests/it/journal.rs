@@ -2,6 +2,7 @@
 //! name or the history as it was written.
 
 mod disks;
+mod durable;
 mod golden;
 mod image;
 mod keys;

@@ -5,10 +5,15 @@ use std::{collections::BTreeMap, process::Command};
 use super::{CONFIG, DEVICES, breaches, shell, stored, watch, writes};
 use crate::world::{Ran, World};
 
-/// Runs with the built binary under strace, which makes system calls on the files of the journal fail.
-fn failing(world: &World, verb: &str, files: &[&str], what: &str) -> Ran {
+/// Fails with what to do where there is no strace.
+pub fn need_strace() {
     let have = Command::new("strace").arg("--version").output();
     assert!(have.is_ok_and(|o| o.status.success()), "these tests need strace: apt-get install strace");
+}
+
+/// Runs with the built binary under strace, which makes system calls on the files of the journal fail.
+fn failing(world: &World, verb: &str, files: &[&str], what: &str) -> Ran {
+    need_strace();
     let call = what.split(':').next().expect("a call");
     let folder = world.dir.path().canonicalize().expect("there");
     let paths: Vec<_> =
