@@ -7,6 +7,7 @@ mod golden;
 mod image;
 mod keys;
 mod locks;
+mod page;
 mod reader;
 mod runs;
 mod sweep;
