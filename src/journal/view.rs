@@ -8,7 +8,7 @@ use super::{
     DeviceKey, Event, Pins, SealInfo, create,
     error::{Error, ErrorKind},
     files::Paths,
-    format::{self, Head, Id, Stored},
+    format::{self, Head, Id, Row, Stored},
     lock::{self, Who},
 };
 
@@ -42,18 +42,29 @@ impl View {
             return Err(Error::new(path, ErrorKind::Missing));
         }
         let paths = Paths::new(path)?;
-        let connection = format::connect(&paths.journal, path, false)?;
-        let row = format::verify(&connection, path).map_err(|e| {
-            let lacks_index = paths.beside("-wal").exists() && !paths.beside("-shm").exists();
-            if matches!(e.kind, ErrorKind::Io { .. }) && lacks_index {
-                return Error::new(path, ErrorKind::NoIndex);
+        let (connection, row) = match Self::checked(&paths, false) {
+            // A run died while the file changed its form. Only a connection that may write takes back the half of it.
+            Err(Error { kind: ErrorKind::ReadOnly(_), .. }) if paths.beside("-journal").exists() => {
+                Self::checked(&paths, true)?
             }
-            e
-        })?;
+            checked => checked?,
+        };
         let genesis = Head::genesis(&row.id, &row.key_check);
         let view = Self { paths, connection, id: row.id, genesis };
         view.is_the_newest()?;
         Ok(view)
+    }
+
+    fn checked(paths: &Paths, write: bool) -> Result<(Connection, Row), Error> {
+        let connection = format::connect(&paths.journal, &paths.named, write)?;
+        let row = format::verify(&connection, &paths.named).map_err(|e| {
+            let lacks_index = paths.beside("-wal").exists() && !paths.beside("-shm").exists();
+            match e.kind {
+                ErrorKind::Io { .. } if lacks_index => Error::new(&paths.named, ErrorKind::NoIndex),
+                _ => e,
+            }
+        })?;
+        Ok((connection, row))
     }
 
     /// Whether there is a journal; false when nothing has run with it yet.

@@ -100,3 +100,35 @@ fn a_sync_that_fails_ends_the_run_and_the_same_command_goes_on() {
     println!("journal: syncs that fail, exit codes: {codes:?}");
     assert!(codes[&Some(6)] > 6 && codes[&Some(0)] > 0, "{codes:?}");
 }
+
+/// When a run begins and ends, the file changes from and to the form without a log, under SQLite's own small journal.
+/// Killed in the middle of that, `status` tells the same as before, and the same command goes on.
+#[test]
+fn a_kill_while_the_log_is_begun_or_ended_is_mended() {
+    let mut killed = BTreeMap::new();
+    for (call, files) in [
+        ("pwrite64", &["-journal"][..]),
+        ("fsync,fdatasync", &["-journal"]),
+        ("pwrite64", &[""]),
+        ("fsync,fdatasync", &[""]),
+        ("unlink", &["-journal"]),
+        ("unlink", &["-wal"]),
+        ("unlink", &["-shm"]),
+    ] {
+        for n in 1..=2 {
+            let world = World::some(&[1]);
+            world.config(&CONFIG.replace("[clear]", "[clear]\nhold = true"));
+            world.run().expect(0);
+            world.config(CONFIG);
+            let ran = failing(&world, "run", files, &format!("{call}:signal=KILL:when={n}"));
+            let status = world.call("status", &[]);
+            assert_eq!(status.code, Some(0), "{call} {n} of {files:?}: {status:?}");
+            assert!(status.out.contains("1 device in the journal"), "{status:?}");
+            world.run().expect(0);
+            world.call("status", &[]).expect(0).says("1 done");
+            *killed.entry(ran.code.is_none_or(|code| code == 137)).or_insert(0) += 1;
+        }
+    }
+    println!("journal: killed while its log is begun or ended: {}", killed[&true]);
+    assert!(killed[&true] > 7, "{killed:?}");
+}
