@@ -5,10 +5,13 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
+use prost_reflect::DynamicMessage;
 use stackferry::{
     journal::{Error, View},
+    rehearsal::store::Table,
     step::{Event, Step},
 };
 use tempfile::TempDir;
@@ -124,10 +127,8 @@ fn run_out_of_room(
 }
 
 /// The end of a run that nothing happened to.
-fn reference() -> Vec<(stackferry::rehearsal::store::Table, String, prost_reflect::DynamicMessage)> {
-    static STORED: std::sync::OnceLock<
-        Vec<(stackferry::rehearsal::store::Table, String, prost_reflect::DynamicMessage)>,
-    > = std::sync::OnceLock::new();
+fn reference() -> Vec<(Table, String, DynamicMessage)> {
+    static STORED: OnceLock<Vec<(Table, String, DynamicMessage)>> = OnceLock::new();
     let run = || {
         let world = World::some(&DEVICES);
         world.config(CONFIG);
@@ -272,7 +273,7 @@ fn a_journal_after_a_crash_is_read_where_nothing_may_be_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = folder.path().join("test.journal");
         let mut files = files.clone();
-        if without != "" {
+        if !without.is_empty() {
             files.remove(without);
         }
         image::put(&files, &journal);
@@ -285,7 +286,7 @@ fn a_journal_after_a_crash_is_read_where_nothing_may_be_written() {
         mode(folder.path(), 0o500);
         let said = status(&world, &journal, nobody());
         mode(folder.path(), 0o700);
-        if without == "" {
+        if without.is_empty() {
             let said = said.expect(0);
             for (device, state) in &states {
                 let line = said.out.lines().find(|line| line.contains(device.device.as_str()));

@@ -93,7 +93,7 @@ fn made() -> String {
     let two = |what: &str| format!("| {what} | meaning |\n|---|---|");
     let mut text = String::from(BEGIN);
     text += &table(&two("`event`"), &items(&source, "pub enum Event"), fields);
-    text += &format!("\nThe `step` of an intent, its result or its failure:\n\n");
+    text += "\nThe `step` of an intent, its result or its failure:\n\n";
     let with = |step: &Item| {
         if is_of_component(&source, &step.name) { " Of one record: `{\"STEP\": \"ns\"}`." } else { "" }
     };
@@ -191,11 +191,6 @@ fn everything_in_a_real_journal_is_on_the_page() {
 #[test]
 fn the_commands_of_the_page_work() {
     let page = page();
-    if std::process::Command::new("sqlite3").arg("--version").output().is_err() {
-        println!(
-            "journal: no sqlite3 here: the commands of docs/journal.md are tried through the library only"
-        );
-    }
     let folder = tempfile::tempdir().expect("a folder");
     let journal = folder.path().join("acme.journal");
     image::put(&image::of_two_runs(&[1], CONFIG, None).pop().expect("at the end"), &journal);
