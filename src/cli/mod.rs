@@ -129,13 +129,17 @@ impl From<crate::journal::Error> for Failure {
 
 impl From<crate::engine::run::RunError> for Failure {
     fn from(error: crate::engine::run::RunError) -> Self {
-        use crate::engine::run::RunError as E;
+        use crate::engine::{log::LogError, run::RunError as E};
         let (exit, hint) = match &error {
             E::Call(e) | E::Application(crate::engine::application::ApplicationError::Call(e)) => {
                 (exit::of_call(e), e.hint())
             }
             E::Application(_) => (Exit::Failed, Some("check application.source and the API key".to_owned())),
             E::Journal(e) => (Exit::Journal, Some(e.hint())),
+            E::Log(LogError::Journal(e)) => (Exit::Journal, Some(e.hint())),
+            E::Log(LogError::Event { .. }) => {
+                (Exit::Journal, Some("a newer version of stackferry may have written it: update".to_owned()))
+            }
             E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
             E::Embedded(_) => (Exit::Failed, None),
             E::TooMany { .. } => {

@@ -218,5 +218,5 @@ fn nothing_begun(config: &Config) -> Result<bool, Failure> {
 
 /// The journal when an earlier run made one.
 pub(super) fn journal_if_there(config: &Config) -> Result<Option<JournalHandle>, Failure> {
-    if config.journal.path.exists() { open_journal(config).map(Some) } else { Ok(None) }
+    if View::is_there(&config.journal.path)? { open_journal(config).map(Some) } else { Ok(None) }
 }

@@ -7,6 +7,7 @@ mod endings;
 mod fidelity;
 mod guards;
 mod lock;
+mod journal;
 mod moves;
 mod old_recipe;
 mod refusals;
