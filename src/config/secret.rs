@@ -208,8 +208,8 @@ fn exposure(mode: u32) -> &'static str {
     match mode {
         mode if mode & 0o004 != 0 => "can be read by every user of this machine",
         mode if mode & 0o003 != 0 => "can be changed or run by every user of this machine",
-        mode if mode & 0o040 != 0 => "can be read by its group",
-        _ => "can be changed or run by its group",
+        mode if mode & 0o030 != 0 => "can be changed or run by its group",
+        _ => "can be read by its group",
     }
 }
 

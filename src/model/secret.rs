@@ -67,6 +67,7 @@ const SECRET_FIELDS: &[&str] = &[
     "refresh_token",
     "root_wor_s_key",
     "s_nwk_s_int_key",
+    "secret",
     "secret_access_key",
     "server_url",
     "session_secret",

@@ -87,6 +87,7 @@ fn suspects() -> BTreeMap<String, BTreeSet<String>> {
             let text = match field.kind() {
                 Kind::Bytes => true,
                 Kind::String => WORDS.iter().any(|word| field.name().contains(word)),
+                Kind::Message(inner) if is_map && inner.map_entry_value_field().kind() == Kind::Bytes => true,
                 Kind::Message(inner) => {
                     let well_known = [
                         "google.protobuf.Struct",

@@ -20,6 +20,10 @@ const PRINTS: &[&str] = &["Debug", "Display", "Serialize", "LowerHex", "UpperHex
 /// Derived, and right so.
 const DERIVED: &[(&str, &str)] = &[
     ("Band.description", "the channels of a band"),
+    ("Override.key", "the name of a setting"),
+    ("PinChange.key", "the name of a setting"),
+    ("Row.key_check", "a sealed empty text, by which a wrong key is told"),
+    ("Rules.Bytes.0", "a rule for bytes"),
     ("TargetFacts.mac_defaults", "the settings of a Network Server"),
 ];
 
@@ -36,6 +40,7 @@ const BY_HAND: &[&str] = &[
     "List",
     "Listing",
     "Parsed",
+    "PinChange",
     "Received",
     "Record",
     "Redactor",
@@ -89,9 +94,8 @@ struct Source {
     items: Vec<Item>,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut files, mut folders) = (Vec::new(), vec![root.join("src")]);
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder").flatten() {
             let path: PathBuf = entry.path();
@@ -103,8 +107,13 @@ fn sources() -> Vec<Source> {
         }
     }
     files.sort();
+    files
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = |path: &str| path.contains("/tests/") || path.ends_with("tests.rs");
-    let sources = files.into_iter().filter_map(|path| {
+    let sources = files(&root.join("src")).into_iter().filter_map(|path| {
         let name = path.strip_prefix(root).expect("below").display().to_string();
         if tests(&name) {
             return None;
@@ -160,10 +169,8 @@ fn sounds_secret(field: &str) -> bool {
 /// A field that holds a key and shows it.
 fn open_field(name: &str, ty: &Type) -> bool {
     let names = names(ty);
-    // The key of a map or a setting is a text.
-    let is_name = name == "key" && ["String", "str"].iter().any(|text| names.contains(*text));
     OPEN.iter().any(|open| names.contains(*open))
-        || (!is_name && sounds_secret(name) && BYTES.iter().any(|bytes| names.contains(*bytes)))
+        || (sounds_secret(name) && BYTES.iter().any(|bytes| names.contains(*bytes)))
 }
 
 fn open_fields(fields: &Fields) -> Vec<String> {
@@ -293,6 +300,22 @@ fn whatever_is_shown_by_debug_was_looked_at() {
     let known: BTreeSet<_> = SHOWN.iter().map(|(text, _)| (*text).to_owned()).collect();
     let wrong: Vec<_> = survey.shown.symmetric_difference(&known).collect();
     assert!(wrong.is_empty(), "is it harmless? then add it here, or take it out: {wrong:#?}");
+}
+
+/// What is printed is searched by `Ran::of`, so nothing else may start the binary.
+#[test]
+fn only_the_world_starts_the_binary() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let starts = ["CARGO_BIN_EXE", "cargo_bin"];
+    let found: Vec<_> = files(&tests)
+        .into_iter()
+        .filter(|path| !path.ends_with("world/mod.rs") && !path.ends_with("secrets/lint.rs"))
+        .filter(|path| {
+            let text = fs::read_to_string(path).expect("a file");
+            starts.iter().any(|start| text.contains(start))
+        })
+        .collect();
+    assert_eq!(found, [""; 0].map(PathBuf::from), "use World::command, and Ran::of for what it prints");
 }
 
 #[test]
