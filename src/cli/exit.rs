@@ -93,6 +93,8 @@ pub fn of_call(error: &wire::Error) -> Exit {
         | wire::Kind::Unavailable
         | wire::Kind::Cancelled => Exit::Unreachable,
         wire::Kind::Unauthenticated | wire::Kind::Denied { .. } => Exit::Denied,
+        // What listens there was found to be no gRPC server before anything was sent.
+        wire::Kind::Protocol if error.outcome() == wire::Outcome::NotApplied => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }

@@ -3,6 +3,7 @@
 mod clear;
 pub mod connect;
 pub mod exit;
+mod memory;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -19,7 +20,7 @@ pub use exit::Exit;
 
 use crate::{
     config::{Config, Env},
-    report::{Output, Terminal},
+    report::{self, Output, Terminal},
 };
 
 /// Moves a LoRaWAN fleet from one network stack to another: plan, copy, verify, and only then clear the source.
@@ -66,6 +67,8 @@ pub struct WithConfig {
 
 /// Runs a command to its exit code.
 pub fn run(arguments: Arguments) -> Exit {
+    memory::keep_private();
+    report::panic::install();
     let terminal = Terminal::new(arguments.output, arguments.quiet, None);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -96,7 +99,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Ok(exit) => exit,
         Err(failure) => {
             terminal.must_say(&failure.text);
-            terminal.json(&crate::report::json::line(
+            terminal.json(&report::json::line(
                 "error",
                 serde_json::json!({ "text": failure.text, "exit_code": failure.exit.code() }),
             ));
