@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, prost::Message as _};
 use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use super::{
     About, CallEvent, Endpoint, Error, Kind, MaskMemory, Observer, Rate, RetryPolicy, Side, Tls, Unobserved,
@@ -94,7 +95,7 @@ impl Call {
 }
 
 /// What a server answered.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     /// The message.
     pub message: DynamicMessage,
@@ -102,6 +103,12 @@ pub struct Answer {
     pub total_count: Option<u64>,
     /// Warnings of the server (gRPC metadata `warning`, `x-warning` behind HTTP gateways).
     pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer({})", self.message.descriptor().name())
+    }
 }
 
 /// Calls the methods of one server. Clones share the connection, the limits and what was learnt.
@@ -274,7 +281,7 @@ impl Client {
         method: &'static str,
         about: &About,
         output: &MessageDescriptor,
-        redactor: &Redactor,
+        redactor: &Redactor<'_>,
         result: Result<Reply, Refusal>,
     ) -> Result<Answer, Failure> {
         let (limits, refused) = match &result {
@@ -318,7 +325,7 @@ impl Client {
 }
 
 /// A failure without the secrets of its call.
-fn redacted(mut failure: Failure, redactor: &Redactor) -> Failure {
+fn redacted(mut failure: Failure, redactor: &Redactor<'_>) -> Failure {
     failure.message = redactor.clean(&failure.message);
     if let Some(status) = &mut failure.status {
         status.message = redactor.clean(&status.message);
@@ -338,7 +345,7 @@ fn headers(key: Option<&Secret>) -> Result<HeaderMap, Failure> {
     let agent = concat!("stackferry/", env!("CARGO_PKG_VERSION"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
     if let Some(key) = key {
-        let value = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
+        let value = HeaderValue::from_str(&Zeroizing::new(format!("Bearer {}", key.reveal())));
         let mut value = value.map_err(|_| {
             Failure::before(Kind::Unauthenticated, "the API key has characters that no API key has")
         })?;

@@ -23,7 +23,6 @@ const PREFIX: usize = 5;
 const MAX_TIMEOUT: u128 = 99_999_999;
 
 /// An answer: the message, and headers and trailers together.
-#[derive(Debug)]
 pub(super) struct Reply {
     pub message: Bytes,
     pub metadata: HeaderMap,

@@ -5,8 +5,11 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod guards;
 mod lock;
+mod journal;
 mod moves;
+mod old_recipe;
 mod refusals;
 mod resume;
 mod rollback;

@@ -48,7 +48,7 @@ fn a_fleet_that_lived_on_the_target_comes_back_and_goes_again() {
         watched.until_done("run");
         watched.stir(300);
         watched.auditor.protect(Side::Target);
-        watched.until_done("rollback").says("brought back");
+        watched.until_done("rollback");
         is_back(&watched.world, &KINDS);
         watched.prove("source");
 

@@ -11,7 +11,9 @@ mod read;
 mod well_known;
 mod write;
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
+use std::fmt;
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage as _, Value};
 
 /// JSON that is not the message it should be. It names the place and the reason, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,13 +27,19 @@ pub struct JsonError {
 }
 
 /// A message read from JSON, and what the JSON held beyond it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Parsed {
     /// The message.
     pub message: DynamicMessage,
     /// JSON paths that the message has no field for, in the order in which they stand. The servers ignore such fields;
     /// here each is a finding of the plan.
     pub unknown_fields: Vec<String>,
+}
+
+impl fmt::Debug for Parsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parsed({}, unknown {:?})", self.message.descriptor().name(), self.unknown_fields)
+    }
 }
 
 /// The JSON of a message. Fields at their default are left out, messages that are set but empty are `{}`.
