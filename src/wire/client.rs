@@ -331,7 +331,9 @@ fn redacted(mut failure: Failure, redactor: &Redactor) -> Failure {
     if let Some(status) = &mut failure.status {
         status.message = redactor.clean(&status.message);
         for detail in &mut status.errors {
-            detail.message_format = redactor.clean(&detail.message_format);
+            for text in [&mut detail.namespace, &mut detail.name, &mut detail.message_format] {
+                *text = redactor.clean(text);
+            }
             let text = serde_json::Value::from(detail.attributes.clone()).to_string();
             if redactor.clean(&text) != text {
                 detail.attributes.clear();

@@ -5,6 +5,7 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod inputs;
 mod moves;
 mod refusals;
 mod resume;
