@@ -241,7 +241,8 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Creates the application where it is not there, and sets its link. Returns false when there was nothing to do.
+    /// Creates the application where it is not there and sets its link, under the lock; takes the lock for devices that are
+    /// begun in this run.
     async fn carry_over(&self, work: &Work<'_>) -> Result<(), LockError> {
         let (state, target) = (&work.ready.state, work.job.target.stack());
         if state.is_new() {
@@ -267,6 +268,10 @@ impl Dispatcher<'_> {
             biased;
             carried = self.carry_over(&work) => carried,
             () = work.abort.cancelled() => {
+                if let Some(lost) = work.lock.trouble() {
+                    self.application_failed(application, &lost, summary, failures);
+                    return Ok(());
+                }
                 summary.not_begun += going_in(application).count();
                 return Ok(());
             }
