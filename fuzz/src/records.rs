@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use prost_reflect::{DynamicMessage, Value, prost::Message as _};
 use stackferry::{
-    engine::compare,
     map::{diff, json, path, rules, unknown},
     model::{
         device::{Component, Record},
         ids::{AppId, DeviceId, Eui64},
     },
     plan::{
+        compare,
         self, Input,
         facts::{Hosts, IdFrom, SessionMode, TargetFacts, Wishes},
         sealed,
