@@ -58,6 +58,12 @@ pub enum CsvError {
         /// What is wrong.
         problem: String,
     },
+    /// A row has no device's name.
+    #[error("line {line}: a device needs an `id` or a `dev_eui`")]
+    Nameless {
+        /// Of the row, from 1.
+        line: u64,
+    },
     /// A value is not what its column takes.
     #[error("line {line}, column {position} (`{column}`): {problem}")]
     Value {
@@ -74,7 +80,7 @@ pub enum CsvError {
 
 /// Reads the devices of a file, one at a time.
 ///
-/// After a [`CsvError::Value`] the next row can be read; after any other error there is none.
+/// After a [`CsvError::Value`] or [`CsvError::Nameless`] the next row can be read; after any other error there is none.
 #[derive(Debug)]
 pub struct Reader<R> {
     rows: csv::Reader<Strict<Chain<Cursor<Vec<u8>>, R>>>,
@@ -110,10 +116,7 @@ impl<R: Read> Reader<R> {
         let (columns, unknown) = (Vec::new(), Vec::new());
         let mut reader = Self { rows, columns, unknown, row: csv::ByteRecord::new(), line: 1, ended: false };
         if !reader.read_row()? {
-            return Err(line(
-                1,
-                "a CSV file begins with a line that names its columns, and this one is empty",
-            ));
+            return Err(line(1, "the file is empty, and must begin with the names of its columns"));
         }
         reader.header()?;
         Ok(reader)
@@ -132,10 +135,9 @@ impl<R: Read> Reader<R> {
             let column = columns::find(name.trim());
             let same = |other: &&&Column| column.is_some_and(|column| column.path == other.path);
             if let Some(first) = self.columns.iter().flatten().find(same) {
-                let both = format!("`{}` and `{}` are one column", first.name, name.trim());
                 return Err(line(
                     at,
-                    if first.name == name.trim() { format!("`{}` is there twice", first.name) } else { both },
+                    format!("`{}` after `{}` is the same column twice", name.trim(), first.name),
                 ));
             }
             if column.is_none() {
@@ -170,7 +172,7 @@ impl<R: Read> Reader<R> {
         if !path::has(&message, "ids.device_id") {
             // As The Things Stack names devices that have no ID.
             let Some(eui) = Eui64::from_bytes(&path::bytes(&message, "ids.dev_eui")) else {
-                return Err(line(at, "a device needs an `id` or a `dev_eui`"));
+                return Err(CsvError::Nameless { line: at });
             };
             let id = format!("eui-{}", eui.to_string().to_ascii_lowercase());
             path::set(&mut message, "ids.device_id", Value::String(id));
@@ -211,7 +213,7 @@ impl<R: Read> Iterator for Reader<R> {
             return None;
         }
         let next = self.next_row().transpose();
-        self.ended = !matches!(next, Some(Ok(_) | Err(CsvError::Value { .. })));
+        self.ended = !matches!(next, Some(Ok(_) | Err(CsvError::Value { .. } | CsvError::Nameless { .. })));
         next
     }
 }

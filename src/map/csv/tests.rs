@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{map::json, model::device::Component};
+use crate::map::{json, owner};
 
 fn rows(text: &str) -> Vec<Result<Row, String>> {
     match Reader::new(text.as_bytes()) {
@@ -91,16 +91,16 @@ fn columns_that_are_not_known_are_named() {
 
 #[test]
 fn a_header_must_be_one() {
-    assert!(error("").contains("this one is empty"));
-    assert!(error("\n\n").contains("this one is empty"));
+    assert!(error("").contains("the file is empty"));
+    assert!(error("\n\n").contains("the file is empty"));
     let headless = "meter-1;1111111111111111;CA11A7CA11A7CA11A7CA11A7CA11A701\n";
     let found = error(headless);
     assert!(
         found.starts_with("line 1: the first line must name the columns") && !found.contains("CA11A7"),
         "{found}"
     );
-    assert_eq!(error("id;name;id\n"), "line 1: `id` is there twice");
-    assert_eq!(error("join_eui;id;app_eui\n"), "line 1: `join_eui` and `app_eui` are one column");
+    assert_eq!(error("id;name;id\n"), "line 1: `id` after `id` is the same column twice");
+    assert_eq!(error("join_eui;id;app_eui\n"), "line 1: `app_eui` after `join_eui` is the same column twice");
     let utf16: Vec<u8> = "\u{feff}id\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let found = Reader::new(utf16.as_slice()).map(drop).expect_err("no text").to_string();
     assert_eq!(found, "line 1: this is UTF-16 text: save it as CSV in UTF-8");
@@ -131,8 +131,8 @@ fn a_bad_value_is_named_by_its_place_alone() {
 
 #[test]
 fn after_a_bad_value_the_next_row_is_read() {
-    let read = rows("dev_eui\ninvalid\n2222222222222222\n");
-    assert!(matches!(read.as_slice(), [Err(_), Ok(row)] if row.line == 3), "{read:?}");
+    let read = rows("dev_eui;name\ninvalid;a\n;b\n2222222222222222;c\n");
+    assert!(matches!(read.as_slice(), [Err(_), Err(_), Ok(row)] if row.line == 4), "{read:?}");
 }
 
 #[test]
@@ -260,7 +260,6 @@ proptest! {
 #[test]
 fn each_path_belongs_to_a_component() {
     for at in row(ALL).paths {
-        assert!(!crate::map::owner::owners(&at).is_empty(), "{at}");
-        assert!(Component::ALL.len() == 4);
+        assert!(!owner::owners(&at).is_empty(), "{at}");
     }
 }
