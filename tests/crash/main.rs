@@ -5,3 +5,7 @@
 #[path = "../world/mod.rs"]
 #[allow(dead_code)]
 mod world;
+
+mod process;
+mod storm;
+mod weather;
