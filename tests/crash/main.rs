@@ -6,6 +6,7 @@
 #[allow(dead_code)]
 mod world;
 
+mod machine;
 mod process;
 mod storm;
 mod weather;
