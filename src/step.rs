@@ -4,10 +4,12 @@
 //! through [`State::apply`], which refuses what would break a promise: a call that is not legal here is never made,
 //! because its intent cannot be recorded.
 
+mod back;
 mod event;
 
 use std::collections::BTreeSet;
 
+use back::Undo;
 pub use event::{Event, Illegal, Mute, Recipe, Step, Strategy};
 
 use crate::model::device::Component;
@@ -18,6 +20,8 @@ pub struct State {
     recipe: Option<Recipe>,
     snapshot: Option<u64>,
     reread: Option<(u64, u64)>,
+    /// Seal of the source as it was seen last before the clear.
+    last_look: Option<u64>,
     /// Steps whose intent is recorded and whose result is not.
     open: BTreeSet<Step>,
     done: BTreeSet<Step>,
@@ -25,7 +29,7 @@ pub struct State {
     equal_once: BTreeSet<Component>,
     /// Components whose record on the target was there before.
     adopted: BTreeSet<Component>,
-    undo: Option<(String, String)>,
+    undo: Option<Undo>,
     finished: bool,
 }
 
@@ -56,6 +60,10 @@ impl State {
                 next.recipe = Some(recipe.clone());
                 next.done.insert(Step::Reread);
             }
+            Event::Checked { seal } => {
+                next.last_look = Some(*seal);
+                next.done.insert(Step::CheckSnapshot);
+            }
             Event::Intent { step } => {
                 next.open.insert(*step);
             }
@@ -76,7 +84,31 @@ impl State {
                 next.done.insert(Step::Create(*component));
                 next.adopted.insert(*component);
             }
-            Event::Undo { kind, why } => next.undo = Some((kind.clone(), why.clone())),
+            Event::Undo { kind, why } => next.undo = Some(Undo::before_clear(kind, why)),
+            Event::Rollback { kind, why } => {
+                next.undo = Some(Undo::rollback(self, kind, why));
+                next.finished = false;
+            }
+            Event::ReadBack { seal, back, restore } => {
+                if let Some(undo) = &mut next.undo {
+                    undo.read_back = Some((*seal, *back, restore.clone()));
+                }
+                // What was written of an earlier reading is ours, and written anew.
+                for component in Component::ALL {
+                    if next.done.remove(&Step::Restore(component)) {
+                        next.open.insert(Step::Restore(component));
+                    }
+                    next.done.remove(&Step::VerifyBack(component));
+                }
+                next.done.insert(Step::ReadBack);
+            }
+            Event::Kept => {
+                next.undo = None;
+                for step in [Step::MuteTarget, Step::UnmuteTarget, Step::ReadBack] {
+                    next.done.remove(&step);
+                    next.open.remove(&step);
+                }
+            }
             Event::Undone => next = Self::default(),
             Event::Finished => next.finished = true,
         }
@@ -89,6 +121,9 @@ impl State {
         if !self.finished && self.cleared().next().is_none() {
             self.done.retain(|step| !matches!(step, Step::CheckSnapshot | Step::Verify(_)));
         }
+        if !self.removes() {
+            self.done.retain(|step| !matches!(step, Step::CheckBack | Step::VerifyBack(_)));
+        }
         self
     }
 
@@ -96,6 +131,7 @@ impl State {
         let opposites: &[Step] = match step {
             Step::Remove(c) => &[Step::Create(c), Step::Verify(c)],
             Step::Unmute => &[Step::Mute],
+            Step::UnmuteTarget => &[Step::MuteTarget],
             _ => &[],
         };
         for opposite in opposites {
@@ -107,7 +143,7 @@ impl State {
     /// The rules. Each names the promise of SAFETY.md that it serves.
     fn check(&self, event: &Event) -> Result<(), &'static str> {
         let rule = |ok: bool, why| if ok { Ok(()) } else { Err(why) };
-        rule(!self.finished, "the device is finished")?;
+        rule(!self.finished || matches!(event, Event::Rollback { .. }), "the device is finished")?;
         match event {
             Event::Snapshot { .. } => rule(self.snapshot.is_none(), "it has a snapshot already"),
             Event::Reread { recipe, .. } => {
@@ -120,6 +156,7 @@ impl State {
                 rule(self.reread.is_none(), "it was read again already")?;
                 rule(!self.mutes() || self.has(Step::Mute), "the source is not muted yet (S2, S4)")
             }
+            Event::Checked { .. } => self.check_step(Step::CheckSnapshot),
             Event::Intent { step } | Event::Done { step } => self.check_step(*step),
             Event::Adopted { component } => {
                 rule(!self.touched(Step::Create(*component)), "the record is ours")?;
@@ -138,9 +175,11 @@ impl State {
                     "the source was cleared: only a rollback from the journal goes back (S3)",
                 )
             }
+            Event::Rollback { .. } | Event::ReadBack { .. } | Event::Kept => self.check_back(event),
             Event::Undone => {
                 rule(self.undo.is_some(), "no undo was begun")?;
                 rule(self.made().next().is_none(), "records are left on the target (S2)")?;
+                rule(self.restored(), "the source has not got its records back (S3)")?;
                 rule(!self.touched(Step::Mute), "the source is still muted")
             }
             Event::Finished => rule(matches!(self.next(), Next::Finish), "steps are left to do"),
@@ -152,12 +191,17 @@ impl State {
         let recipe = self.recipe.as_ref().ok_or("there is no snapshot yet (S3)")?;
         let undoing = self.undo.is_some();
         match step {
-            Step::Snapshot | Step::Reread => Err("it is an event of its own"),
+            Step::Snapshot | Step::Reread | Step::ReadBack => Err("it is an event of its own"),
             Step::Mute => rule(!undoing && recipe.mute.is_some(), "this device is not muted"),
             Step::Create(c) => {
                 rule(!undoing, "the move is being undone")?;
                 rule(recipe.create.contains(&c), "this record is not wanted")?;
                 rule(self.reread.is_some(), "the source was not read after the mute (S4)")?;
+                rule(
+                    recipe.strategy != Strategy::Swap
+                        || recipe.clear.iter().all(|c| self.has(Step::Clear(*c))),
+                    "the source still has it: nothing can exist twice in one deployment",
+                )?;
                 rule(
                     !matches!(c, Component::Ns | Component::Js) || self.quiet(),
                     "the source may still send downlinks, or its keys cannot be muted (S2)",
@@ -173,7 +217,8 @@ impl State {
                 rule(!undoing, "the move is being undone")?;
                 rule(recipe.clear.contains(&c), "this record is not to be cleared")?;
                 rule(self.has(Step::CheckSnapshot), "the sealed snapshot was not re-read from disk (S1)")?;
-                let first = recipe.strategy == Strategy::ClearFirst && c == Component::Js;
+                rule(recipe.strategy != Strategy::Swap || self.quiet(), "the source is not muted (S2)")?;
+                let first = self.is_cleared_first(c);
                 rule(first || self.verified(), "the target is not verified (S1)")?;
                 rule(
                     first || !recipe.wait_seen || self.has(Step::AwaitSeen),
@@ -184,22 +229,31 @@ impl State {
                 rule(undoing, "nothing is removed from the target unless the move is undone")?;
                 rule(!self.adopted.contains(&c), "the record was there before")?;
                 rule(
+                    !self.goes_back() || self.has(Step::CheckBack),
+                    "the target's seal was not checked (S1, S3)",
+                )?;
+                rule(
                     c == Component::Ns || !self.touched(Step::Create(Component::Ns)),
                     "the NS record goes first: it makes the device live (S2)",
                 )
             }
             Step::Unmute => {
-                rule(undoing, "the source stays muted (S2)")?;
+                rule(undoing && self.restored(), "the source stays muted (S2)")?;
                 rule(!self.touched(Step::Create(Component::Ns)), "the device is live on the target (S2)")
             }
+            Step::MuteTarget
+            | Step::UnmuteTarget
+            | Step::Restore(_)
+            | Step::VerifyBack(_)
+            | Step::CheckBack => self.check_step_back(step, recipe),
         }
     }
 
     /// What is to be done now.
     pub fn next(&self) -> Next {
         let Some(recipe) = &self.recipe else { return Next::Step(Step::Snapshot) };
-        if self.undo.is_some() {
-            return self.next_undo();
+        if let Some(undo) = &self.undo {
+            return self.next_undo(undo, recipe);
         }
         let mut steps = vec![];
         if recipe.mute.is_some() {
@@ -211,6 +265,13 @@ impl State {
             // What the target may refuse comes before the keys leave the source.
             steps.extend(early.clone().filter(|c| *c != Component::Js).map(Step::Create));
             steps.extend([Step::CheckSnapshot, Step::Clear(Component::Js)]);
+        }
+        // IS last: it is what lists the device.
+        let clears = [Component::Js, Component::As, Component::Ns, Component::Is];
+        let clears = clears.into_iter().filter(|c| recipe.clear.contains(c)).map(Step::Clear);
+        if recipe.strategy == Strategy::Swap {
+            steps.push(Step::CheckSnapshot);
+            steps.extend(clears.clone());
         }
         steps.extend(early.clone().map(Step::Create));
         steps.extend(early.map(Step::Verify));
@@ -226,22 +287,12 @@ impl State {
                 steps.push(Step::AwaitSeen);
             }
             steps.push(Step::CheckSnapshot);
-            // IS last: it is what lists the device.
-            let order = [Component::Js, Component::As, Component::Ns, Component::Is];
-            steps.extend(order.into_iter().filter(|c| recipe.clear.contains(c)).map(Step::Clear));
+            steps.extend(clears);
         }
         steps
             .into_iter()
             .find(|s| !self.has(*s))
             .map_or(if self.finished { Next::Nothing } else { Next::Finish }, Next::Step)
-    }
-
-    fn next_undo(&self) -> Next {
-        let order = [Component::Ns, Component::As, Component::Js, Component::Is];
-        if let Some(c) = order.into_iter().find(|c| self.made().any(|made| made == *c)) {
-            return Next::Step(Step::Remove(c));
-        }
-        if self.touched(Step::Mute) { Next::Step(Step::Unmute) } else { Next::Undone }
     }
 
     /// True when `step` is done.
@@ -274,6 +325,11 @@ impl State {
         self.reread
     }
 
+    /// Seal of the source as it was seen last: right before the clear, after the mute, or when the move began.
+    pub fn last_seen(&self) -> Option<u64> {
+        self.last_look.or(self.reread.map(|(seal, _)| seal)).or(self.snapshot)
+    }
+
     /// True when the device is finished.
     pub fn is_finished(&self) -> bool {
         self.finished
@@ -281,7 +337,7 @@ impl State {
 
     /// Why the move is being undone: kind and words.
     pub fn undo(&self) -> Option<(&str, &str)> {
-        self.undo.as_ref().map(|(kind, why)| (kind.as_str(), why.as_str()))
+        self.undo.as_ref().map(|undo| (undo.kind.as_str(), undo.why.as_str()))
     }
 
     /// True when every record that was written has been read back equal.
@@ -310,7 +366,7 @@ impl State {
             return "done";
         }
         if self.undo.is_some() {
-            return "undoing";
+            return if self.goes_back() { "rolling back" } else { "undoing" };
         }
         match self.next() {
             Next::Step(Step::Snapshot) => "new",
@@ -319,13 +375,32 @@ impl State {
             Next::Step(Step::StartedAt | Step::Verify(_)) => "verifying",
             Next::Step(Step::AwaitSeen) => "waiting to be seen",
             Next::Step(Step::CheckSnapshot | Step::Clear(_)) => "clearing",
-            Next::Step(Step::Remove(_) | Step::Unmute) | Next::Undone => "undoing",
+            Next::Step(
+                Step::Remove(_)
+                | Step::Unmute
+                | Step::MuteTarget
+                | Step::UnmuteTarget
+                | Step::ReadBack
+                | Step::Restore(_)
+                | Step::VerifyBack(_)
+                | Step::CheckBack,
+            )
+            | Next::Undone => "undoing",
             Next::Finish | Next::Nothing => "done",
         }
     }
 
     fn mutes(&self) -> bool {
         self.recipe.as_ref().is_some_and(|r| r.mute.is_some())
+    }
+
+    /// True for a record that goes from the source before the target has it.
+    fn is_cleared_first(&self, component: Component) -> bool {
+        match self.recipe.as_ref().map(|r| r.strategy) {
+            Some(Strategy::Swap) => true,
+            Some(Strategy::ClearFirst) => component == Component::Js,
+            _ => false,
+        }
     }
 
     /// True when the source cannot send downlinks: muted, or it has nothing to send them with.

@@ -111,6 +111,7 @@ pub fn pace(config: &Config) -> Pace {
         clear_when: config.clear.when,
         hold: config.clear.hold,
         max_devices: config.clear.max_devices,
+        only_begun: false,
     }
 }
 

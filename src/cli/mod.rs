@@ -1,9 +1,11 @@
 //! The command line: one verb a file, no logic of its own.
 
+mod clear;
 pub mod connect;
 pub mod exit;
 mod plan;
 mod rehearse;
+mod rollback;
 mod run;
 mod signals;
 mod status;
@@ -43,6 +45,10 @@ enum Command {
     Plan(WithConfig),
     /// Move the devices; the same command goes on after any interruption.
     Run(run::RunArguments),
+    /// Go on with what `clear.hold` has held, and with nothing else that was not begun.
+    Clear(clear::ClearArguments),
+    /// Bring devices back to the source, also after the clear; then `run` can start again.
+    Rollback(rollback::RollbackArguments),
     /// Show where every device stands, from the journal alone.
     Status(WithConfig),
     /// Read every moved device back from the target and compare it with what was written.
@@ -78,6 +84,8 @@ pub fn run(arguments: Arguments) -> Exit {
         match arguments.command {
             Command::Plan(with) => plan::run(&with.config, &terminal, verbose).await,
             Command::Run(with) => run::run(&with, &terminal, verbose).await,
+            Command::Clear(with) => clear::run(&with, &terminal, verbose).await,
+            Command::Rollback(with) => rollback::run(&with, &terminal, verbose).await,
             Command::Status(with) => status::run(&with.config, &terminal),
             Command::Verify(with) => verify::run(&with.config, &terminal, verbose).await,
             Command::Rehearse(with) => rehearse::run(&with, &terminal, verbose).await,

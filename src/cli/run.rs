@@ -9,7 +9,7 @@ use crate::{
     config::{ClearMode, Config, Env, Side},
     engine::{
         event::{Sink, Summary},
-        run::{self, Dispatcher, Stop},
+        run::{self, Dispatcher, Pace, Stop},
     },
     journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
     plan::Verdict,
@@ -34,22 +34,36 @@ pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: 
         return super::plan::run(&arguments.config, terminal, verbose).await;
     }
     let config = load(&arguments.config, terminal)?;
+    let again = format!("stackferry run {}", arguments.config.display());
+    move_devices(&config, connect::pace(&config), arguments.yes, &again, terminal, verbose).await
+}
+
+/// Connects, plans, asks, moves, and says what happened. `again` is the command that goes on.
+pub(super) async fn move_devices(
+    config: &Config,
+    pace: Pace,
+    yes: bool,
+    again: &str,
+    terminal: &Terminal,
+    verbose: u8,
+) -> Result<Exit, Failure> {
     let begun = Instant::now();
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let stop = Stop::default();
     let work = async {
-        let sides = connect::sides(&config, &sink).await?;
-        carry_out(&config, sides, arguments.yes, terminal, sink, &stop).await
+        let sides = connect::sides(config, &sink).await?;
+        carry_out(config, pace, sides, yes, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };
-    Ok(close(&summary, begun, &format!("stackferry run {}", arguments.config.display()), terminal))
+    Ok(close(&summary, begun, again, terminal))
 }
 
 /// Plans, asks, and moves. `None` when the user said no.
 pub(super) async fn carry_out(
     config: &Config,
+    pace: Pace,
     sides: connect::Sides,
     yes: bool,
     terminal: &Terminal,
@@ -57,11 +71,11 @@ pub(super) async fn carry_out(
     stop: &Stop,
 ) -> Result<Option<Summary>, Failure> {
     let journal = open_journal(config)?;
-    let pace = connect::pace(config);
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        if going > 0 && is_real(config) && !yes && !asked(going, config, terminal)? {
+        let question = || question(going, config, pace.hold);
+        if going > 0 && is_real(config) && !yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
@@ -77,39 +91,44 @@ pub(super) async fn carry_out(
     Ok(summary)
 }
 
-fn asked(going: usize, config: &Config, terminal: &Terminal) -> Result<bool, Failure> {
+/// Asks for a yes. Where nobody can be asked, `command` shows what would be done.
+pub(super) fn asked(
+    terminal: &Terminal,
+    command: &str,
+    question: impl FnOnce() -> String,
+) -> Result<bool, Failure> {
     if terminal.output() == Output::Json || !terminal.can_ask() {
-        let hint = "look at the plan with `stackferry plan`, then run with --yes";
-        return Err(Failure::new(
-            Exit::Usage,
-            "nobody is here to say yes to the plan",
-            Some(hint.to_owned()),
-        ));
+        let hint = format!("look at it with `stackferry {command}`, then run with --yes");
+        return Err(Failure::new(Exit::Usage, "nobody is here to say yes to the plan", Some(hint)));
     }
     terminal
-        .confirm(&format!(
-            "Move {} from {} to {}? At the source {}.",
-            report::plan::devices(going),
-            place(&config.source),
-            place(&config.target),
-            match config.clear.mode {
-                _ if config.clear.hold => "nothing is cleared yet (clear.hold), and they stay muted",
-                ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
-                ClearMode::Keys => "their keys and sessions are removed once the target is verified",
-                ClearMode::Delete => "they are deleted once the target is verified",
-            }
-        ))
+        .confirm(&question())
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
 }
 
-fn place(side: &Side) -> String {
+fn question(going: usize, config: &Config, hold: bool) -> String {
+    format!(
+        "Move {} from {} to {}? At the source {}.",
+        report::plan::devices(going),
+        place(&config.source),
+        place(&config.target),
+        match config.clear.mode {
+            _ if hold => "nothing is cleared yet (clear.hold), and they stay muted",
+            ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
+            ClearMode::Keys => "their keys and sessions are removed once the target is verified",
+            ClearMode::Delete => "they are deleted once the target is verified",
+        }
+    )
+}
+
+pub(super) fn place(side: &Side) -> String {
     match side {
         Side::Tts(stack) => stack.identity_server.host.clone(),
         Side::Rehearsal(_) => "an embedded stack".to_owned(),
     }
 }
 
-fn is_real(config: &Config) -> bool {
+pub(super) fn is_real(config: &Config) -> bool {
     matches!(config.source, Side::Tts(_)) || matches!(config.target, Side::Tts(_))
 }
 

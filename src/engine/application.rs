@@ -4,11 +4,12 @@
 use prost_reflect::{DynamicMessage, Value};
 
 use crate::{
+    journal::{self, JournalHandle},
     map::{diff, mask, path},
     model::ids::AppId,
-    plan::finding::{Finding, Kind},
+    plan::finding::{self, Finding},
     tts::{Stack, application::Owner},
-    wire::Error,
+    wire::{Error, Kind},
 };
 
 /// What both sides hold of an application.
@@ -92,7 +93,7 @@ impl ApplicationState {
         for contact in ["contact_info", "administrative_contact", "technical_contact"] {
             if path::has(&self.source, contact) {
                 findings.push(
-                    Finding::new(Kind::NotCopied, "contacts name people of the source")
+                    Finding::new(finding::Kind::NotCopied, "contacts name people of the source")
                         .paths([contact])
                         .fix("set them on the target by hand"),
                 );
@@ -105,7 +106,9 @@ impl ApplicationState {
                     Some(count) => Some(format!("{what} are not copied yet: {count} at the source")),
                     None => Some(format!("{what} were not looked at: the API key has no right to")),
                 }
-                .map(|text| Finding::new(Kind::NotCopied, text).fix("recreate them on the target by hand")),
+                .map(|text| {
+                    Finding::new(finding::Kind::NotCopied, text).fix("recreate them on the target by hand")
+                }),
             );
         }
         findings
@@ -115,12 +118,14 @@ impl ApplicationState {
     ///
     /// # Errors
     /// Those of the calls.
-    pub async fn carry_over(&self, target: &Stack, owner: Option<&Owner>) -> Result<(), Error> {
+    pub async fn carry_over(
+        &self,
+        target: &Stack,
+        owner: Option<&Owner>,
+        journal: &JournalHandle,
+    ) -> Result<(), CarryError> {
         if let (true, Some(owner)) = (self.is_new(), owner) {
-            let mut message = path::project(&self.source, COPIED);
-            let id = self.target_app.as_str().to_owned();
-            path::set(&mut message, "ids.application_id", Value::String(id));
-            target.create_application(&self.target_app, message, owner).await?;
+            self.create(target, owner, journal).await?;
         }
         if self.sets_link()
             && let Some(link) = &self.source_link
@@ -135,11 +140,106 @@ impl ApplicationState {
         }
         Ok(())
     }
+
+    /// Creates the application, or restores the one that a rollback of ours has deleted: a deleted ID stays taken.
+    async fn create(&self, target: &Stack, owner: &Owner, journal: &JournalHandle) -> Result<(), CarryError> {
+        let app = &self.target_app;
+        let was_ours = matches!(origin(journal, app).await?, Some(Origin::Ours | Origin::Removed));
+        // Before the call: who made it must be known whatever becomes of the answer.
+        set_origin(journal, app, Origin::Ours).await?;
+        let mut message = path::project(&self.source, COPIED);
+        path::set(&mut message, "ids.application_id", Value::String(app.as_str().to_owned()));
+        match target.create_application(app, message, owner).await {
+            Err(error) if was_ours && *error.kind() == Kind::AlreadyExists => {
+                Ok(target.restore_application(app).await?)
+            }
+            Err(error) if *error.kind() == Kind::AlreadyExists => {
+                set_origin(journal, app, Origin::Others).await?;
+                Err(error.into())
+            }
+            created => Ok(created?),
+        }
+    }
+}
+
+/// Why an application cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum CarryError {
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] Error),
+    /// The journal failed: the run ends.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+}
+
+/// Who made an application of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A run of this journal.
+    Ours,
+    /// A run of this journal, and a rollback has deleted it.
+    Removed,
+    /// Somebody else.
+    Others,
+}
+
+impl Origin {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Ours, "ours"), (Self::Removed, "removed"), (Self::Others, "others")];
+
+    fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(o, _)| *o == self).map_or("", |(_, word)| word)
+    }
+}
+
+fn origin_key(app: &AppId) -> String {
+    format!("application/{app}")
+}
+
+/// What the journal knows of who made an application.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub async fn origin(journal: &JournalHandle, app: &AppId) -> Result<Option<Origin>, journal::Error> {
+    let key = origin_key(app);
+    let word = journal.read(move |j| j.meta(&key)).await?;
+    Ok(word.and_then(|word| Origin::ALL.iter().find(|(_, w)| *w == word).map(|(o, _)| *o)))
+}
+
+/// Notes who made an application.
+///
+/// # Errors
+/// When the journal cannot be written.
+pub async fn set_origin(journal: &JournalHandle, app: &AppId, origin: Origin) -> Result<(), journal::Error> {
+    journal.set_meta(&origin_key(app), origin.word()).await
+}
+
+/// Deletes an application of ours unless somebody has put something else into it: devices or integrations. `false` when
+/// it stays.
+///
+/// # Errors
+/// Those of the calls.
+pub async fn remove(target: &Stack, app: &AppId) -> Result<bool, Error> {
+    if target.application(app, &["created_at".to_owned()]).await?.is_none() {
+        return Ok(true);
+    }
+    let devices = target.list_devices(app, &["ids".to_owned()]).await?;
+    let around = target.surroundings(app).await?;
+    // Who owns it is a collaborator; every other thing was put there by somebody else.
+    let others = |(what, count): &(&str, Option<usize>)| {
+        count.is_none_or(|count| count > usize::from(*what == "collaborators"))
+    };
+    if !devices.is_empty() || around.iter().any(others) {
+        return Ok(false);
+    }
+    target.delete_application(app).await?;
+    Ok(true)
 }
 
 fn differs(text: &str, differences: Vec<diff::Difference>) -> Option<Finding> {
     (!differences.is_empty()).then(|| {
-        Finding::new(Kind::ApplicationDiffers, text)
+        Finding::new(finding::Kind::ApplicationDiffers, text)
             .paths(differences.into_iter().map(|d| d.path))
             .fix("change them on the target by hand where they should be as at the source")
     })

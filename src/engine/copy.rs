@@ -2,10 +2,7 @@
 
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
-use super::{
-    compare::{self, Standing},
-    device::{Mover, Trouble, changed, retry},
-};
+use super::device::{Mover, Trouble, changed, retry};
 use crate::{
     map::path,
     model::{
@@ -14,11 +11,12 @@ use crate::{
     },
     plan::{
         MUTE,
+        compare::{self, Standing},
         finding::{Finding, Kind},
         transform::{Found, STARTED_AT, Write},
     },
     source::Source,
-    step::{Event as Logged, Step, Strategy},
+    step::{Event as Logged, Step},
     target::Target,
     wire,
 };
@@ -63,7 +61,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 
     /// One record of the target, with everything that a comparison needs.
-    async fn on_target(&self, component: Component, write: &Write) -> Result<Option<Record>, Trouble> {
+    pub(super) async fn on_target(
+        &self,
+        component: Component,
+        write: &Write,
+    ) -> Result<Option<Record>, Trouble> {
         let paths = compare::paths(component, write);
         self.ctx.target.read(&self.target_id(), component, &paths).await.map_err(retry)
     }
@@ -101,7 +103,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 
     /// Sets one path of the target's NS record.
-    async fn update_ns(&mut self, mut message: DynamicMessage, path: &str) -> Result<(), wire::Error> {
+    pub(super) async fn update_ns(
+        &mut self,
+        mut message: DynamicMessage,
+        path: &str,
+    ) -> Result<(), wire::Error> {
         let ids = ["ids.device_id", "ids.application_ids", "ids.dev_eui", "ids.join_eui"];
         if let Some(write) = self.copy.as_ref().and_then(|c| c.get(Component::Ns)) {
             path::apply(&mut message, &write.message, &ids);
@@ -141,7 +147,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
 
     /// True when the source could not be muted: its Join Server may have gone on.
     fn is_loud(&self) -> bool {
-        self.log.state().recipe().is_some_and(|r| r.strategy == Strategy::ClearFirst)
+        self.log.state().recipe().is_some_and(|r| r.strategy.clears_first() && r.mute.is_none())
     }
 
     /// A dropped session comes back as a new one with the first uplink after the join; a kept one goes on.
@@ -184,8 +190,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 "downlinks wait in the queue of the muted source (queued-downlinks)".into(),
             ));
         }
-        self.intent(Step::CheckSnapshot).await?;
-        self.done(Step::CheckSnapshot, Ok(())).await
+        let seal = self.log.seal_found("source-3", &now).await?;
+        Ok(self.log.record(&Logged::Checked { seal }).await?)
     }
 
     /// Removes a record at the source. In `clear-first` the target is looked at once more: nothing may be in the way.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -47,10 +48,21 @@ pub struct Context<S, T> {
     pub clear_when: Option<ClearWhen>,
     /// True: nothing is cleared in this run.
     pub hold: bool,
+    /// Source and target are one deployment.
+    pub one_deployment: bool,
+    /// What the source said of itself as a place to bring devices back to: asked when the first one returns.
+    pub source_facts: OnceCell<TargetFacts>,
     /// Everybody who watches.
     pub events: Sink,
     /// Stop at once, between two calls.
     pub abort: CancellationToken,
+}
+
+impl<S: Source, T> Context<S, T> {
+    /// What the source says of itself.
+    pub(super) async fn source_facts(&self) -> Result<&TargetFacts, wire::Error> {
+        self.source_facts.get_or_try_init(|| self.source.facts()).await
+    }
 }
 
 /// Why a step did not succeed.
@@ -109,6 +121,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     let finding = self.reason(refused.take());
                     self.log.record(&Logged::Undone).await?;
                     return Ok(match finding.severity {
+                        _ if finding.kind == Kind::RolledBack => Outcome::RolledBack,
                         Severity::Wait => Outcome::Waiting(finding.text),
                         _ => Outcome::Refused(vec![finding]),
                     });
@@ -135,6 +148,9 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     looks -= 1;
                     tokio::time::sleep(LOOK_AFTER).await;
                 }
+                Err(Trouble::Refuse(finding)) if self.log.state().goes_back() => {
+                    return self.keep(finding).await;
+                }
                 Err(Trouble::Refuse(finding)) => {
                     if let Some(outcome) = self.give_up(step, was_open, &finding).await? {
                         return Ok(outcome);
@@ -145,7 +161,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     let maybe_applied = maybe_applied || was_open;
                     self.log.record(&Logged::Failed { step, maybe_applied, why: why.clone() }).await?;
                     // A create whose answer was lost: the record on the target tells, and reading it is safe.
-                    if maybe_applied && matches!(step, Step::Create(_)) && looks > 0 {
+                    if maybe_applied && matches!(step, Step::Create(_) | Step::Restore(_)) && looks > 0 {
                         looks -= 1;
                         tokio::time::sleep(LOOK_AFTER).await;
                         continue;
@@ -170,7 +186,15 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             let why = finding.to_string();
             self.log.record(&Logged::Failed { step, maybe_applied: false, why }).await?;
         }
-        let undo = Logged::Undo { kind: finding.kind.name().into(), why: finding.to_string() };
+        let (kind, why) = (finding.kind.name().to_owned(), finding.to_string());
+        let first = self.log.state().recipe().is_some_and(|r| r.strategy.clears_first());
+        let cleared = self.log.state().cleared().next().is_some();
+        let undo = if first && cleared {
+            // The source has nothing any more: it gets it back from the seal.
+            Logged::Rollback { kind, why }
+        } else {
+            Logged::Undo { kind, why }
+        };
         if self.log.state().apply(&undo).is_err() {
             return Ok(Some(Outcome::Blocked(finding.clone())));
         }
@@ -203,6 +227,12 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             Step::Clear(component) => self.clear(component).await,
             Step::Remove(component) => self.remove(component).await,
             Step::Unmute => self.unmute().await,
+            Step::MuteTarget => self.mute_target().await,
+            Step::UnmuteTarget => self.unmute_target().await,
+            Step::ReadBack => self.read_back().await,
+            Step::Restore(component) => self.restore(component).await,
+            Step::VerifyBack(component) => self.verify_back(component).await,
+            Step::CheckBack => self.check_back().await,
         }
     }
 
@@ -223,6 +253,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         let has = |c: Component| found.records.get(c).is_some();
         let first = has(Component::Js) && !has(Component::Ns) && !found.external_js;
         let mut clear: BTreeSet<_> = match self.ctx.clear {
+            _ if self.ctx.one_deployment => Component::ALL.into(),
             ClearMode::Nothing | ClearMode::Mute => BTreeSet::new(),
             ClearMode::Keys => [Component::Js, Component::As, Component::Ns].into(),
             ClearMode::Delete => Component::ALL.into(),
@@ -233,12 +264,17 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         }
         let copy = &transformed.copy;
         Recipe {
-            strategy: if first { Strategy::ClearFirst } else { Strategy::MuteSource },
+            strategy: match (self.ctx.one_deployment, first) {
+                (true, _) => Strategy::Swap,
+                (false, true) => Strategy::ClearFirst,
+                (false, false) => Strategy::MuteSource,
+            },
             target_id: copy.id.clone(),
             mute,
             create: copy.components().collect(),
             clear,
             wait_seen: match self.ctx.clear_when {
+                _ if self.ctx.one_deployment => false,
                 Some(ClearWhen::Verified) => false,
                 Some(ClearWhen::Seen) => copy.ns.is_some() && transformed.activation != Activation::Multicast,
                 None => transformed.carry == Carry::Drop,
@@ -302,7 +338,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         }
         let recipe = self.recipe(&as_it_was, &transformed, mute);
         let seal = self.log.seal_found("source-2", &found).await?;
-        let copy = self.log.seal_copy(&transformed.copy).await?;
+        let copy = self.log.seal_copy("copy", &transformed.copy).await?;
         self.copy = Some(transformed.copy);
         Ok(self.log.record(&Logged::Reread { seal, copy, recipe }).await?)
     }
@@ -347,7 +383,7 @@ pub(super) fn retry(error: wire::Error) -> Trouble {
 }
 
 /// A failed write: a refusal by the server is about this device, everything else is about the way there.
-fn trouble(error: &wire::Error) -> Trouble {
+pub(super) fn trouble(error: &wire::Error) -> Trouble {
     use wire::Kind as K;
     let maybe_applied = error.outcome() == wire::Outcome::Unknown;
     match error.kind() {

@@ -36,6 +36,8 @@ pub enum Outcome {
     Done,
     /// It was done before this run.
     Already,
+    /// Back at the source, as asked; nothing is left on the target.
+    RolledBack,
     /// It is on the target; something that ends by itself is waited for.
     Waiting(String),
     /// Not moved; nothing is left behind.
@@ -105,6 +107,10 @@ pub struct Tally {
     pub verified: usize,
     /// Records cleared at the source.
     pub cleared: usize,
+    /// Records of the source that got back what they lacked.
+    pub restored: usize,
+    /// Records removed from the target.
+    pub removed: usize,
     /// gRPC calls, each attempt.
     pub calls: u64,
 }
@@ -123,6 +129,8 @@ impl Sink {
                 Event::Step { step: Step::Create(_), .. } => tally.created += 1,
                 Event::Step { step: Step::Verify(_), .. } => tally.verified += 1,
                 Event::Step { step: Step::Clear(_), .. } => tally.cleared += 1,
+                Event::Step { step: Step::Restore(_), .. } => tally.restored += 1,
+                Event::Step { step: Step::Remove(_), .. } => tally.removed += 1,
                 Event::Call(_) => tally.calls += 1,
                 _ => {}
             }
@@ -157,6 +165,8 @@ pub struct Summary {
     pub not_begun: usize,
     /// Applications created on the target.
     pub created: Vec<AppId>,
+    /// Applications of ours removed from the target.
+    pub removed: Vec<AppId>,
     /// What was counted.
     pub tally: Tally,
     /// True when Ctrl-C ended it.

@@ -11,10 +11,10 @@ use prost_reflect::DynamicMessage;
 use super::{
     application::ApplicationState,
     log::DeviceLog,
-    run::{Job, RunError},
+    run::{Job, Pace, RunError},
 };
 use crate::{
-    config::Selection,
+    config::{ClearMode, Selection},
     journal::{DeviceKey, JournalHandle},
     map::{owner, path},
     model::{
@@ -62,6 +62,8 @@ pub struct Prepared {
     pub state: ApplicationState,
     /// What the target said of itself.
     pub facts: Arc<TargetFacts>,
+    /// Source and target are one deployment.
+    pub one_deployment: bool,
 }
 
 /// Plans one application.
@@ -71,7 +73,7 @@ pub struct Prepared {
 pub async fn application(
     job: &Job,
     journal: Option<&JournalHandle>,
-    in_flight: usize,
+    pace: &Pace,
 ) -> Result<(ApplicationPlan, Prepared), RunError> {
     let (source, target) = (job.source.stack(), job.target.stack());
     let (app, target_app) = (job.source.app(), job.target.app());
@@ -86,15 +88,25 @@ pub async fn application(
                 .fix("add owner = { user = \"…\" } or { organization = \"…\" } to the target, or create the application"),
         );
     }
-    findings.extend(same_deployment(source, target, app).await?);
-    let mut facts = target_facts(target, target_app).await?;
+    let one_deployment = one_deployment(source, target, app).await?;
+    if one_deployment {
+        findings.push(swap(app, target_app, pace.clear));
+    }
+    let mut facts = target.facts(target_app).await?;
     let existing = existing(job, state.is_new()).await?;
-    let inputs = inputs(job, journal, in_flight, &existing).await?;
+    let mut inputs = inputs(job, journal, pace.in_flight, &existing).await?;
     if inputs.is_empty() && !matches!(job.devices, Selection::All) {
         let mut nothing = Finding::new(Kind::NotFound, "no device of the source has an ID that was chosen")
             .fix("check application.devices");
         nothing.severity = Severity::Warning;
         findings.push(nothing);
+    }
+    if one_deployment {
+        // The EUIs that the source itself holds are free once it is deleted.
+        for input in &mut inputs {
+            let ours = |(holder, id): &(AppId, DeviceId)| holder == app && *id == input.id;
+            input.holder.take_if(|h| ours(h));
+        }
     }
     mac_defaults(source, target, &inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
@@ -111,11 +123,14 @@ pub async fn application(
         findings,
         devices,
     };
-    Ok((plan, Prepared { state, facts: Arc::new(facts) }))
+    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment }))
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.
-async fn same_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<Option<Finding>, RunError> {
+async fn one_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<bool, RunError> {
+    if source.is.endpoint() == target.is.endpoint() {
+        return Ok(true);
+    }
     let created = ["created_at".to_owned()];
     let at = |found: Option<DynamicMessage>| found.and_then(|m| path::child(&m, "created_at"));
     let here = at(source.application(app, &created).await?);
@@ -125,13 +140,24 @@ async fn same_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<
         Err(error) if matches!(error.kind(), wire::Kind::Denied { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    Ok((here.is_some() && here == there).then(|| {
-        Finding::new(
-            Kind::SameDeployment,
-            "source and target are one deployment: a device cannot exist twice in it",
-        )
-        .fix("moves inside one deployment are not in this release")
-    }))
+    Ok(here.is_some() && here == there)
+}
+
+/// What a move inside one deployment asks for: another application, and that each device is deleted before it is made.
+fn swap(app: &AppId, target_app: &AppId, clear: ClearMode) -> Finding {
+    if app == target_app {
+        return Finding::new(Kind::SameDeployment, "source and target are the same application")
+            .fix("name another application as the target");
+    }
+    let text = "source and target are one deployment, in which no device exists twice: each is deleted at the source, \
+                from a snapshot that was read twice, before it is created on the target";
+    let mut finding = Finding::new(Kind::SameDeployment, text);
+    if clear == ClearMode::Delete {
+        finding.severity = Severity::Warning;
+        finding
+    } else {
+        finding.fix("set clear.mode = \"delete\" if that is what you want")
+    }
 }
 
 async fn rights(
@@ -152,24 +178,6 @@ async fn rights(
                 "in the Console of the {side}: Applications, {app}, API keys: give the key these rights"
             ))
     }))
-}
-
-async fn target_facts(target: &Stack, app: &AppId) -> Result<TargetFacts, RunError> {
-    let mut facts = TargetFacts {
-        hosts: target.hosts.clone(),
-        dev_addr_prefixes: target.dev_addr_prefixes().await?,
-        join_eui_prefixes: target.join_eui_prefixes().await?,
-        frequency_plans: target.frequency_plans().await?,
-        phy_versions: target.phy_versions().await?,
-        ..TargetFacts::default()
-    };
-    for component in Component::ALL {
-        let refused = target.refused_paths(component, app, &owner::writable(component)).await?;
-        if !refused.is_empty() {
-            facts.refused_paths.insert(component, refused);
-        }
-    }
-    Ok(facts)
 }
 
 /// The IS records of the target application, by device ID.

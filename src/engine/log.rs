@@ -103,12 +103,12 @@ impl DeviceLog {
         Ok(self.journal.seal(&self.key, kind, &sealed::found_to_bytes(found)).await?)
     }
 
-    /// Seals the copy that is to be written.
+    /// Seals a copy that is to be written.
     ///
     /// # Errors
     /// When the journal fails.
-    pub async fn seal_copy(&self, copy: &Copy) -> Result<u64, LogError> {
-        Ok(self.journal.seal(&self.key, "copy", &sealed::copy_to_bytes(copy)).await?)
+    pub async fn seal_copy(&self, kind: &'static str, copy: &Copy) -> Result<u64, LogError> {
+        Ok(self.journal.seal(&self.key, kind, &sealed::copy_to_bytes(copy)).await?)
     }
 
     /// The first snapshot, read from disk.
@@ -127,12 +127,41 @@ impl DeviceLog {
         self.found(self.state.reread().map(|(seal, _)| seal), "second snapshot").await
     }
 
+    /// The source as it was seen last, read from disk.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be read.
+    pub async fn last_seen(&self) -> Result<Found, LogError> {
+        self.found(self.state.last_seen(), "snapshot").await
+    }
+
+    /// The target's records as they were sealed for the way back, read from disk.
+    ///
+    /// # Errors
+    /// When there are none or they cannot be read.
+    pub async fn sealed_target(&self) -> Result<Found, LogError> {
+        self.found(self.state.read_back().map(|(seal, _)| seal), "seal of the target").await
+    }
+
+    /// What the source gets back, read from disk.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be read.
+    pub async fn back(&self) -> Result<Copy, LogError> {
+        self.sealed_copy(self.state.read_back().map(|(_, back)| back), "seal of what the source gets back")
+            .await
+    }
+
     /// The copy, read from disk.
     ///
     /// # Errors
     /// When there is none or it cannot be read.
     pub async fn copy(&self) -> Result<Copy, LogError> {
-        let bytes = self.bytes(self.state.reread().map(|(_, copy)| copy), "sealed copy").await?;
+        self.sealed_copy(self.state.reread().map(|(_, copy)| copy), "sealed copy").await
+    }
+
+    async fn sealed_copy(&self, id: Option<u64>, what: &'static str) -> Result<Copy, LogError> {
+        let bytes = self.bytes(id, what).await?;
         sealed::copy_from_bytes(&bytes)
             .map_err(|source| LogError::Snapshot { device: self.key.to_string(), source })
     }
@@ -155,9 +184,13 @@ fn name(event: &Event) -> &'static str {
         Event::Reread { .. } => "reread",
         Event::Intent { .. } => "intent",
         Event::Done { .. } => "done",
+        Event::Checked { .. } => "checked",
         Event::Adopted { .. } => "adopted",
         Event::Failed { .. } => "failed",
         Event::Undo { .. } => "undo",
+        Event::Rollback { .. } => "rollback",
+        Event::ReadBack { .. } => "read-back",
+        Event::Kept => "kept",
         Event::Undone => "undone",
         Event::Finished => "finished",
     }

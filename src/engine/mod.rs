@@ -1,7 +1,7 @@
 //! Carries a plan out: one dispatcher, a bounded number of workers, one event enum for everybody who watches.
 
 pub mod application;
-pub mod compare;
+mod back;
 mod copy;
 pub mod device;
 pub mod event;
@@ -9,5 +9,6 @@ pub mod gather;
 pub mod log;
 
 pub mod rehearse;
+pub mod rollback;
 pub mod run;
 pub mod verify;

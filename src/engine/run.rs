@@ -3,10 +3,11 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    application::ApplicationError,
+    application::{ApplicationError, CarryError},
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
     gather::{self, Prepared},
@@ -68,6 +69,8 @@ pub struct Pace {
     pub hold: bool,
     /// No more devices than this are cleared.
     pub max_devices: u64,
+    /// True: only devices that an earlier run began are gone on with.
+    pub only_begun: bool,
 }
 
 /// How a run is stopped from outside.
@@ -120,7 +123,10 @@ pub async fn plan(
     let mut plan = Plan::default();
     let mut prepared = Vec::new();
     for job in jobs {
-        let (application, ready) = gather::application(job, journal, pace.in_flight).await?;
+        let (mut application, ready) = gather::application(job, journal, pace).await?;
+        if pace.only_begun {
+            application.devices.retain(|d| d.was_begun);
+        }
         plan.applications.push(application);
         prepared.push(ready);
     }
@@ -203,15 +209,19 @@ impl Dispatcher<'_> {
         let created = ready.state.is_new();
         let carried = tokio::select! {
             biased;
-            carried = ready.state.carry_over(job.target.stack(), job.owner.as_ref()) => carried,
+            carried = ready.state.carry_over(job.target.stack(), job.owner.as_ref(), self.journal) => carried,
             () = self.stop.abort.cancelled() => {
                 summary.not_begun += application.devices.iter().filter(|d| goes(&d.verdict)).count();
                 return Ok(());
             }
         };
-        if let Err(error) = carried {
-            self.application_failed(application, &error, summary, failures);
-            return Ok(());
+        match carried {
+            Ok(()) => {}
+            Err(CarryError::Journal(error)) => return Err(error.into()),
+            Err(CarryError::Call(error)) => {
+                self.application_failed(application, &error, summary, failures);
+                return Ok(());
+            }
         }
         if created {
             summary.created.push(application.target.clone());
@@ -225,6 +235,8 @@ impl Dispatcher<'_> {
             clear: self.pace.clear,
             clear_when: self.pace.clear_when,
             hold: self.pace.hold,
+            one_deployment: ready.one_deployment,
+            source_facts: OnceCell::new(),
             events: self.events.clone(),
             abort: self.stop.abort.clone(),
         };
@@ -285,20 +297,20 @@ impl Dispatcher<'_> {
     }
 }
 
-struct Failures {
-    count: usize,
-    max: usize,
+pub(super) struct Failures {
+    pub count: usize,
+    pub max: usize,
 }
 
 impl Failures {
     /// Counts an outcome if it is a failure.
-    fn counts(&mut self, outcome: &Outcome) -> bool {
+    pub fn counts(&mut self, outcome: &Outcome) -> bool {
         let failed = matches!(outcome, Outcome::Refused(_) | Outcome::Stopped(_) | Outcome::Blocked(_));
         self.count += usize::from(failed);
         failed
     }
 
-    fn exceeded(&self) -> bool {
+    pub fn exceeded(&self) -> bool {
         self.count >= self.max
     }
 }

@@ -3,7 +3,6 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    compare::{self, Standing},
     event::DeviceName,
     log::DeviceLog,
     run::{Job, RunError},
@@ -11,6 +10,7 @@ use super::{
 use crate::{
     journal::{DeviceKey, JournalHandle},
     model::{device::Component, ids::DeviceId},
+    plan::compare::{self, Standing},
     step::Step,
     target::Target as _,
 };

@@ -132,6 +132,8 @@ kinds! {
     Replaced = "replaced", Note, "";
     /// Already on the target as it should be.
     Adopted = "adopted", Note, "";
+    /// Brought back to the source, as asked.
+    RolledBack = "rolled-back", Note, "";
     /// The application on the target differs.
     ApplicationDiffers = "application-differs", Warning, "";
     /// Part of the application that is not copied.

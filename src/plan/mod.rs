@@ -1,6 +1,8 @@
 //! The plan: a pure function of what was found at the source, what the target said of itself, what the user wants, and
 //! what the journal knows.
 
+pub mod back;
+pub mod compare;
 pub mod facts;
 pub mod finding;
 pub mod identity;

@@ -277,6 +277,9 @@ impl State {
         let before = self.side(side).now.get(&place).cloned();
         let lost =
             before.as_ref().and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| &n.message)));
+        if let (Some(before), None) = (&before, &now) {
+            self.floors.forget(side, &before.facts);
+        }
         let state = self.side_mut(side);
         state.set(place.clone(), now.clone());
         if lost.is_none()

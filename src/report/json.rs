@@ -47,6 +47,7 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
             "exit_code": exit_code,
             "done": count(|o| *o == Outcome::Done),
             "already": count(|o| *o == Outcome::Already),
+            "rolled_back": count(|o| *o == Outcome::RolledBack),
             "waiting": count(|o| matches!(o, Outcome::Waiting(_))),
             "refused": count(|o| matches!(o, Outcome::Refused(_))),
             "stopped": count(|o| matches!(o, Outcome::Stopped(_))),
@@ -54,10 +55,13 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
             "not_begun": summary.not_begun,
             "interrupted": summary.interrupted,
             "applications_created": summary.created.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
+            "applications_removed": summary.removed.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "records": {
                 "created": summary.tally.created,
                 "verified": summary.tally.verified,
                 "cleared": summary.tally.cleared,
+                "restored": summary.tally.restored,
+                "removed": summary.tally.removed,
             },
             "calls": summary.tally.calls,
         }),
@@ -77,6 +81,7 @@ fn outcome(outcome: &Outcome) -> Value {
     match outcome {
         Outcome::Done => json!({ "outcome": "done" }),
         Outcome::Already => json!({ "outcome": "already" }),
+        Outcome::RolledBack => json!({ "outcome": "rolled-back" }),
         Outcome::Waiting(what) => json!({ "outcome": "waiting", "why": what }),
         Outcome::Refused(findings) => json!({ "outcome": "refused", "findings": self::findings(findings) }),
         Outcome::Stopped(why) => json!({ "outcome": "stopped", "why": why }),
@@ -125,7 +130,7 @@ fn device(device: &DevicePlan) -> Value {
     })
 }
 
-fn findings(findings: &[Finding]) -> Vec<Value> {
+pub(super) fn findings(findings: &[Finding]) -> Vec<Value> {
     findings
         .iter()
         .map(|f| {

@@ -3,6 +3,7 @@
 pub mod json;
 pub mod plan;
 pub mod progress;
+pub mod rollback;
 pub mod status;
 pub mod summary;
 pub mod terminal;

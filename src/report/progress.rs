@@ -115,7 +115,7 @@ impl<'a> View<'a> {
         self.ended += 1;
         self.bar.inc(1);
         let words = match outcome {
-            Outcome::Done | Outcome::Already => return,
+            Outcome::Done | Outcome::Already | Outcome::RolledBack => return,
             Outcome::Waiting(_) if self.verbose == 0 => return,
             Outcome::Waiting(what) => format!("{name}: waiting: {what}"),
             Outcome::Refused(findings) => {

@@ -19,6 +19,10 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
         let _ = writeln!(out, "  {} application {app} created", paint(GOOD, "+"));
     }
     line(&mut out, paint(GOOD, "+"), done, "moved");
+    line(&mut out, paint(GOOD, "-"), count(|o| *o == Outcome::RolledBack), "brought back to the source");
+    for app in &summary.removed {
+        let _ = writeln!(out, "  {} application {app} removed: its ID stays taken", paint(GOOD, "-"));
+    }
     line(&mut out, "=".to_owned(), already, "done before");
     let tally = summary.tally;
     let _ = writeln!(
@@ -26,6 +30,13 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
         "    records: {} created on the target, {} read back equal, {} cleared at the source",
         tally.created, tally.verified, tally.cleared
     );
+    if tally.restored + tally.removed > 0 {
+        let _ = writeln!(
+            out,
+            "    way back: {} restored at the source, {} removed from the target",
+            tally.restored, tally.removed
+        );
+    }
     waiting(&mut out, summary);
     refused(&mut out, summary);
     stopped(&mut out, summary);
@@ -116,7 +127,9 @@ fn listing(out: &mut String, names: &[String]) {
 
 fn next(summary: &Summary, again: &str) -> Option<String> {
     let unfinished = summary.not_begun > 0
-        || summary.count(|o| !matches!(o, Outcome::Done | Outcome::Already | Outcome::Refused(_))) > 0;
+        || summary.count(|o| {
+            !matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))
+        }) > 0;
     let refused = summary.count(|o| matches!(o, Outcome::Refused(_))) > 0;
     match (unfinished, refused) {
         (true, _) => Some(format!("to go on: {again}")),

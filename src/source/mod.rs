@@ -3,8 +3,14 @@
 pub mod tts;
 
 use crate::{
-    model::{device::Component, ids::DeviceId},
-    plan::transform::Found,
+    model::{
+        device::Component,
+        ids::{AppId, DeviceId, Eui64},
+    },
+    plan::{
+        facts::TargetFacts,
+        transform::{Found, Write},
+    },
     wire::Error,
 };
 
@@ -31,4 +37,30 @@ pub trait Source: Send + Sync {
         device: &DeviceId,
         component: Component,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// What the source says of itself as a place to bring devices back to.
+    fn facts(&self) -> impl Future<Output = Result<TargetFacts, Error>> + Send;
+
+    /// Makes a record again that was cleared.
+    fn recreate(
+        &self,
+        device: &DeviceId,
+        component: Component,
+        write: &Write,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Writes the given paths of a record that is there.
+    fn update(
+        &self,
+        device: &DeviceId,
+        component: Component,
+        write: &Write,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Which device of the source has these EUIs.
+    fn holder(
+        &self,
+        join_eui: Eui64,
+        dev_eui: Eui64,
+    ) -> impl Future<Output = Result<Option<(AppId, DeviceId)>, Error>> + Send;
 }

@@ -7,9 +7,13 @@ use crate::{
     map::{owner, path},
     model::{
         device::{Component, Record, Records},
-        ids::{AppId, DeviceId},
+        ids::{AppId, DeviceId, Eui64},
     },
-    plan::{MUTE, facts::host, transform::Found},
+    plan::{
+        MUTE,
+        facts::{TargetFacts, host},
+        transform::{Found, Write},
+    },
     proto,
     tts::Stack,
     wire::Error,
@@ -133,5 +137,25 @@ impl Source for TtsSource {
     async fn clear(&self, device: &DeviceId, component: Component) -> Result<(), Error> {
         let stack = self.writer(component, device).await?;
         stack.delete_device(component, &self.app, device).await.map(drop)
+    }
+
+    async fn facts(&self) -> Result<TargetFacts, Error> {
+        self.stack.facts(&self.app).await
+    }
+
+    async fn recreate(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
+        let stack = self.writer(component, device).await?;
+        let Write { message, paths } = write.clone();
+        stack.create_device(component, &self.app, device, message, &paths).await
+    }
+
+    async fn update(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
+        let stack = self.writer(component, device).await?;
+        let Write { message, paths } = write.clone();
+        stack.update_device(component, &self.app, device, message, &paths).await
+    }
+
+    async fn holder(&self, join_eui: Eui64, dev_eui: Eui64) -> Result<Option<(AppId, DeviceId)>, Error> {
+        self.stack.device_by_euis(join_eui, dev_eui).await
     }
 }

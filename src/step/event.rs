@@ -14,6 +14,17 @@ pub enum Strategy {
     MuteSource,
     /// The record cannot be muted: clear its keys from a snapshot that was read twice, then copy.
     ClearFirst,
+    /// Source and target are one deployment, in which nothing can exist twice: mute, delete at the source from a snapshot
+    /// that was read twice, then create.
+    Swap,
+}
+
+impl Strategy {
+    /// True when the source's records go before those of the target are made: then the snapshot alone holds the device in
+    /// between.
+    pub fn clears_first(self) -> bool {
+        self != Self::MuteSource
+    }
 }
 
 /// What was decided for one device when its move began; later runs keep to it.
@@ -70,6 +81,18 @@ pub enum Step {
     Remove(Component),
     /// Undo: give the source its downlinks back.
     Unmute,
+    /// Rollback: stop the target from sending downlinks.
+    MuteTarget,
+    /// Rollback given up before it changed anything else: give the target its downlinks back.
+    UnmuteTarget,
+    /// Rollback: read the target whole and seal it with what follows for the source.
+    ReadBack,
+    /// Rollback: give the source its record back, or what it lacks of what the device has become on the target.
+    Restore(Component),
+    /// Rollback: read a record of the source back and compare.
+    VerifyBack(Component),
+    /// Rollback: read what was sealed from disk and compare it with the target.
+    CheckBack,
 }
 
 impl fmt::Display for Step {
@@ -86,6 +109,12 @@ impl fmt::Display for Step {
             Self::Clear(c) => write!(f, "clear the {c} record at the source"),
             Self::Remove(c) => write!(f, "remove the {c} record from the target"),
             Self::Unmute => f.write_str("unmute the source"),
+            Self::MuteTarget => f.write_str("mute the target"),
+            Self::UnmuteTarget => f.write_str("unmute the target"),
+            Self::ReadBack => f.write_str("read the target"),
+            Self::Restore(c) => write!(f, "restore the {c} record at the source"),
+            Self::VerifyBack(c) => write!(f, "verify the {c} record at the source"),
+            Self::CheckBack => f.write_str("check what was sealed of the target"),
         }
     }
 }
@@ -120,6 +149,12 @@ pub enum Event {
         /// Which.
         step: Step,
     },
+    /// The sealed snapshot was read from disk and held against the source, which was sealed once more as it was then: the
+    /// last that was seen of it before the clear.
+    Checked {
+        /// Seal of the source's records as of now.
+        seal: u64,
+    },
     /// A record that is not of this run's making is on the target as it should be: an undo leaves it there.
     Adopted {
         /// Whose.
@@ -141,6 +176,25 @@ pub enum Event {
         /// Why; no secrets.
         why: String,
     },
+    /// The device goes back to the source, whatever was done: by a command, or because the target refused it after the
+    /// source was cleared.
+    Rollback {
+        /// Name of the finding.
+        kind: String,
+        /// Why; no secrets.
+        why: String,
+    },
+    /// The target was read whole, and what the source gets was decided.
+    ReadBack {
+        /// Seal of the target's records.
+        seal: u64,
+        /// Seal of what is written to the source.
+        back: u64,
+        /// Components of the source to which something is written.
+        restore: BTreeSet<Component>,
+    },
+    /// A rollback was given up before it changed anything but the mute of the target: the device stays there.
+    Kept,
     /// Everything that the move did was undone; it can start again.
     Undone,
     /// The device is on the target and everything wanted at the source is done.

@@ -9,8 +9,12 @@ fn recipe(strategy: Strategy, mute: bool, ns: bool, clear: bool, wait_seen: bool
     let all: BTreeSet<_> = Component::ALL.into_iter().filter(|c| ns || *c != Component::Ns).collect();
     let mut cleared: BTreeSet<_> = if clear { all.clone() } else { BTreeSet::new() };
     cleared.remove(&Component::Is);
-    if strategy == Strategy::ClearFirst {
-        cleared.insert(Component::Js);
+    match strategy {
+        Strategy::MuteSource => {}
+        Strategy::ClearFirst => {
+            cleared.insert(Component::Js);
+        }
+        Strategy::Swap => cleared = all.clone(),
     }
     Recipe {
         strategy,
@@ -27,6 +31,8 @@ fn recipes() -> impl Generator<Value = Recipe> {
     prop_oneof![
         (any::<bool>(), any::<bool>()).prop_map(|(c, w)| recipe(Strategy::MuteSource, true, true, c, w)),
         any::<bool>().prop_map(|w| recipe(Strategy::ClearFirst, false, false, true, w)),
+        Just(recipe(Strategy::Swap, true, true, true, false)),
+        Just(recipe(Strategy::Swap, false, false, true, false)),
     ]
 }
 
@@ -35,11 +41,23 @@ fn carry_out(state: &State, recipe: &Recipe) -> Vec<Event> {
     match state.next() {
         Next::Step(Step::Snapshot) => vec![Event::Snapshot { seal: 1, recipe: recipe.clone() }],
         Next::Step(Step::Reread) => vec![Event::Reread { seal: 2, copy: 3, recipe: recipe.clone() }],
+        Next::Step(Step::CheckSnapshot) => vec![Event::Checked { seal: 4 }],
+        Next::Step(Step::ReadBack) => vec![read_back(state)],
         Next::Step(step) => vec![Event::Intent { step }, Event::Done { step }],
         Next::Finish => vec![Event::Finished],
         Next::Undone => vec![Event::Undone],
         Next::Nothing => vec![],
     }
+}
+
+/// What was cleared comes back, and the session of the Network Server in any case.
+fn read_back(state: &State) -> Event {
+    let restore = state.cleared().chain([Component::Ns]).collect();
+    Event::ReadBack { seal: 5, back: 6, restore }
+}
+
+fn rollback() -> Event {
+    Event::Rollback { kind: "rolled-back".into(), why: "test".into() }
 }
 
 fn run_to_end(mut state: State, recipe: &Recipe) -> (State, Vec<Event>) {
@@ -91,6 +109,45 @@ proptest! {
         }
     }
 
+    /// A rollback at any point, also after the end, brings everything back, and the move can start again.
+    #[test]
+    fn a_rollback_at_any_point_ends_new(
+        recipe in recipes(),
+        cut in 1usize..80,
+        again in 0usize..60,
+    ) {
+        let (end, log) = run_to_end(State::default(), &recipe);
+        let mut state = State::replay(&log[..cut.min(log.len())]).expect("legal");
+        let cleared: Vec<_> = state.cleared().collect();
+        let before = state.clone();
+        state = state.apply(&rollback()).expect("it can always be asked for");
+        let mut steps = Vec::new();
+        for turn in 0..100 {
+            if state == State::default() {
+                break;
+            }
+            for event in carry_out(&state, &recipe) {
+                if let Event::Intent { step } = &event {
+                    check_promises(&state, &recipe, *step)?;
+                    steps.push(*step);
+                }
+                state = state.apply(&event).expect("legal");
+            }
+            if turn == again {
+                // The program was killed and started again.
+                state = state.resumed();
+            }
+        }
+        prop_assert_eq!(&state, &State::default(), "it never ends");
+        for component in cleared {
+            prop_assert!(steps.contains(&Step::Restore(component)), "S3: {} does not come back", component);
+        }
+        for component in before.made() {
+            prop_assert!(steps.contains(&Step::Remove(component)), "{} is left on the target", component);
+        }
+        prop_assert_eq!(run_to_end(state, &recipe).0, end);
+    }
+
     /// The order that the promises ask for, whatever events somebody tries to record.
     #[test]
     fn no_log_breaks_the_order(recipe in recipes(), tries in proptest::collection::vec(any_event(), 1..120)) {
@@ -113,9 +170,12 @@ proptest! {
     }
 }
 
+fn component_() -> impl Generator<Value = Component> + Clone {
+    prop_oneof![Just(Component::Is), Just(Component::Js), Just(Component::As), Just(Component::Ns)]
+}
+
 fn any_event() -> impl Generator<Value = Event> {
-    let component =
-        prop_oneof![Just(Component::Is), Just(Component::Js), Just(Component::As), Just(Component::Ns)];
+    let component = component_();
     let step = prop_oneof![
         Just(Step::Mute),
         component.clone().prop_map(Step::Create),
@@ -126,6 +186,11 @@ fn any_event() -> impl Generator<Value = Event> {
         component.clone().prop_map(Step::Clear),
         component.clone().prop_map(Step::Remove),
         Just(Step::Unmute),
+        Just(Step::MuteTarget),
+        Just(Step::UnmuteTarget),
+        component.clone().prop_map(Step::Restore),
+        component.clone().prop_map(Step::VerifyBack),
+        Just(Step::CheckBack),
     ];
     prop_oneof![
         1 => Just(Event::Snapshot { seal: 1, recipe: recipe(Strategy::MuteSource, true, true, true, false) }),
@@ -137,6 +202,11 @@ fn any_event() -> impl Generator<Value = Event> {
         6 => step.prop_map(|step| Event::Done { step }),
         1 => Just(Event::Undo { kind: "refused".into(), why: "test".into() }),
         1 => Just(Event::Undone),
+        1 => Just(rollback()),
+        1 => proptest::collection::btree_set(component_(), 0..=4)
+            .prop_map(|restore| Event::ReadBack { seal: 5, back: 6, restore }),
+        1 => Just(Event::Kept),
+        1 => Just(Event::Checked { seal: 4 }),
         1 => Just(Event::Finished),
     ]
 }
@@ -146,42 +216,64 @@ fn any_event() -> impl Generator<Value = Event> {
 struct World {
     target_ns: bool,
     target_ns_was_there: bool,
+    target_muted: bool,
+    source_ns_gone: bool,
     source_muted: bool,
 }
 
 impl World {
+    fn new() -> Self {
+        Self::default()
+    }
+
     /// Follows an event that was recorded; `before` is the state in which it was.
     fn follow(&mut self, before: &State, event: &Event) {
+        const NS: Component = Component::Ns;
         match event {
-            Event::Intent { step: Step::Create(Component::Ns) } => self.target_ns = true,
+            Event::Intent { step: Step::Create(NS) } => self.target_ns = true,
             // Only an attempt that began and surely failed leaves nothing behind.
-            Event::Failed { step: Step::Create(Component::Ns), maybe_applied: false, .. }
-                if before.is_open(Step::Create(Component::Ns))
-                    && !before.has(Step::Create(Component::Ns)) =>
+            Event::Failed { step: Step::Create(NS), maybe_applied: false, .. }
+                if before.is_open(Step::Create(NS)) && !before.has(Step::Create(NS)) =>
             {
                 self.target_ns = false;
             }
-            Event::Adopted { component: Component::Ns } => self.target_ns_was_there = true,
-            Event::Done { step: Step::Remove(Component::Ns) } => self.target_ns = false,
+            Event::Adopted { component: NS } => self.target_ns_was_there = true,
+            Event::Done { step: Step::Remove(NS) } => self.target_ns = false,
             Event::Done { step: Step::Mute } => self.source_muted = true,
             Event::Intent { step: Step::Unmute } => self.source_muted = false,
-            Event::Undone => *self = Self::default(),
+            Event::Done { step: Step::MuteTarget } => self.target_muted = true,
+            Event::Intent { step: Step::UnmuteTarget } => self.target_muted = false,
+            Event::Done { step: Step::Clear(NS) } => self.source_ns_gone = true,
+            // Records are made muted.
+            Event::Intent { step: Step::Restore(NS) } => self.source_ns_gone = false,
+            Event::Undone => *self = Self::new(),
             _ => {}
         }
     }
 
     fn is_live_twice(&self, recipe: &Recipe) -> bool {
-        (self.target_ns || self.target_ns_was_there) && recipe.mute.is_some() && !self.source_muted
+        let target = (self.target_ns && !self.target_muted) || self.target_ns_was_there;
+        let source = !self.source_ns_gone && !self.source_muted;
+        target && recipe.mute.is_some() && source
     }
 }
 
 proptest! {
-    /// S2 over everything that the journal would take, also lost answers, adoption and undo.
+    /// S2 over everything that the journal would take, also lost answers, adoption, undo and rollback.
     #[test]
-    fn no_log_makes_a_device_live_twice(tries in proptest::collection::vec(any_event(), 1..160)) {
-        let recipe = recipe(Strategy::MuteSource, true, true, true, false);
-        let (mut state, mut world) = (State::default(), World::default());
+    fn no_log_makes_a_device_live_twice(
+        swap in any::<bool>(),
+        tries in proptest::collection::vec(any_event(), 1..240),
+    ) {
+        let strategy = if swap { Strategy::Swap } else { Strategy::MuteSource };
+        let recipe = recipe(strategy, true, true, true, false);
+        let (mut state, mut world) = (State::default(), World::new());
         for event in tries {
+            let event = match event {
+                Event::Snapshot { seal, .. } => Event::Snapshot { seal, recipe: recipe.clone() },
+                Event::Reread { seal, copy, .. } => Event::Reread { seal, copy, recipe: recipe.clone() },
+                other => other,
+            };
             if let Ok(next) = state.apply(&event) {
                 world.follow(&state, &event);
                 prop_assert!(!world.is_live_twice(&recipe), "after {event:?}");
@@ -215,32 +307,51 @@ fn what_was_there_before_is_not_removed() {
 
 fn check_promises(before: &State, recipe: &Recipe, step: Step) -> Result<(), TestCaseError> {
     let muted = before.has(Step::Mute) || recipe.mute.is_none();
+    let swap = recipe.strategy == Strategy::Swap;
     match step {
-        Step::Create(Component::Ns) => prop_assert!(muted, "S2: target goes live while the source sends"),
+        Step::Create(c) => {
+            prop_assert!(c != Component::Ns || muted, "S2: target goes live while the source sends");
+            let left = Component::ALL.into_iter().filter(|c| !before.has(Step::Clear(*c)));
+            let left = left.filter(|c| recipe.clear.contains(c)).count();
+            prop_assert!(!swap || left == 0, "S2: it would exist twice");
+        }
         Step::Unmute => prop_assert!(!before.touched(Step::Create(Component::Ns)), "S2: both sides live"),
         Step::Clear(c) => {
             prop_assert!(before.has(Step::CheckSnapshot), "S1: snapshot not re-read");
-            let first = recipe.strategy == Strategy::ClearFirst && c == Component::Js;
+            let first = swap || recipe.strategy == Strategy::ClearFirst && c == Component::Js;
             prop_assert!(first || before.verified(), "S1: target not verified");
+        }
+        Step::Remove(_) if before.goes_back() => {
+            prop_assert!(before.has(Step::CheckBack), "S1: the target's seal was not re-read");
+            let first = recipe.strategy.clears_first();
+            prop_assert!(first || before.restored(), "S1: the source is not restored and verified");
+        }
+        Step::Restore(_) => {
+            prop_assert!(before.read_back().is_some(), "S3: the target was not sealed");
+            let live = before.touched(Step::Create(Component::Ns));
+            let muted = before.has(Step::MuteTarget);
+            prop_assert!(!live || muted && !recipe.strategy.clears_first(), "S2: both sides live");
         }
         _ => {}
     }
     Ok(())
 }
 
+/// The calls of a log, in words.
+fn order(log: &[Event]) -> Vec<String> {
+    let words = |e: &Event| match e {
+        Event::Intent { step } => Some(step.to_string()),
+        _ => None,
+    };
+    log.iter().filter_map(words).collect()
+}
+
 #[test]
 fn the_order_of_mute_source_is_the_documented_one() {
     let recipe = recipe(Strategy::MuteSource, true, true, true, true);
     let (_, log) = run_to_end(State::default(), &recipe);
-    let steps: Vec<_> = log
-        .iter()
-        .filter_map(|e| match e {
-            Event::Intent { step } => Some(step.to_string()),
-            _ => None,
-        })
-        .collect();
     assert_eq!(
-        steps,
+        order(&log),
         [
             "mute the source",
             "create the IS record on the target",
@@ -253,10 +364,90 @@ fn the_order_of_mute_source_is_the_documented_one() {
             "restore the session's start time",
             "verify the NS record on the target",
             "wait until it is seen on the target",
-            "check the sealed snapshot",
             "clear the JS record at the source",
             "clear the AS record at the source",
             "clear the NS record at the source",
         ]
     );
+}
+
+#[test]
+fn the_order_of_a_swap_is_the_documented_one() {
+    let recipe = recipe(Strategy::Swap, true, true, true, false);
+    assert_eq!(
+        order(&run_to_end(State::default(), &recipe).1),
+        [
+            "mute the source",
+            "clear the JS record at the source",
+            "clear the AS record at the source",
+            "clear the NS record at the source",
+            "clear the IS record at the source",
+            "create the IS record on the target",
+            "create the JS record on the target",
+            "create the AS record on the target",
+            "verify the IS record on the target",
+            "verify the JS record on the target",
+            "verify the AS record on the target",
+            "create the NS record on the target",
+            "restore the session's start time",
+            "verify the NS record on the target",
+        ]
+    );
+}
+
+#[test]
+fn the_order_of_a_rollback_is_the_documented_one() {
+    let after = |strategy| {
+        let recipe = recipe(strategy, true, true, true, false);
+        let (end, _) = run_to_end(State::default(), &recipe);
+        let mut state = end.apply(&rollback()).expect("legal");
+        let mut log = Vec::new();
+        while state != State::default() {
+            for event in carry_out(&state, &recipe) {
+                state = state.apply(&event).expect("legal");
+                log.push(event);
+            }
+        }
+        order(&log)
+    };
+    let restores = |all: &[&str]| {
+        let both = |c: &&str| {
+            [format!("restore the {c} record at the source"), format!("verify the {c} record at the source")]
+        };
+        all.iter().flat_map(both).collect::<Vec<_>>()
+    };
+    let removes: Vec<_> =
+        ["NS", "AS", "JS", "IS"].map(|c| format!("remove the {c} record from the target")).into();
+    let check = vec!["check what was sealed of the target".to_owned()];
+    let (first, last) = (vec!["mute the target".to_owned()], vec!["unmute the source".to_owned()]);
+    let mute_source =
+        [first.clone(), restores(&["JS", "AS", "NS"]), check.clone(), removes.clone(), last.clone()];
+    assert_eq!(after(Strategy::MuteSource), mute_source.concat());
+    let swap = [first, check, removes, restores(&["IS", "JS", "AS", "NS"]), last];
+    assert_eq!(after(Strategy::Swap), swap.concat());
+}
+
+#[test]
+fn a_rollback_that_changed_nothing_else_can_be_given_up() {
+    let recipe = recipe(Strategy::MuteSource, true, true, true, false);
+    let (end, _) = run_to_end(State::default(), &recipe);
+    let mut log = vec![rollback()];
+    for step in [Step::MuteTarget, Step::UnmuteTarget] {
+        log.extend([Event::Intent { step }, Event::Done { step }]);
+    }
+    log.push(Event::Kept);
+    let kept = log.iter().try_fold(end.clone(), |state, event| state.apply(event)).expect("legal");
+    assert_eq!(run_to_end(kept, &recipe).0, end);
+    let muted = log[..3].iter().try_fold(end, |state, event| state.apply(event)).expect("legal");
+    assert!(muted.apply(&Event::Kept).is_err(), "the target is still muted");
+}
+
+#[test]
+fn what_was_live_on_the_target_before_is_not_rolled_back() {
+    let recipe = recipe(Strategy::MuteSource, true, true, true, false);
+    let mut log = vec![Event::Snapshot { seal: 1, recipe: recipe.clone() }];
+    log.extend([Event::Intent { step: Step::Mute }, Event::Done { step: Step::Mute }]);
+    log.push(Event::Reread { seal: 2, copy: 3, recipe });
+    log.push(Event::Adopted { component: Component::Ns });
+    assert!(State::replay(&log).expect("legal").apply(&rollback()).is_err());
 }

@@ -55,6 +55,26 @@ impl Stack {
         self.is.unary("/ttn.lorawan.v3.ApplicationRegistry/Create", request, call).await.map(drop)
     }
 
+    /// Deletes an application: its ID stays taken until it is restored, or purged by an administrator.
+    ///
+    /// # Errors
+    /// Those of the call; `application_has_devices` while it has any.
+    pub async fn delete_application(&self, app: &AppId) -> Result<(), Error> {
+        let call = Call::safe(About::application(app.as_str()));
+        let method = "/ttn.lorawan.v3.ApplicationRegistry/Delete";
+        absent(self.is.unary(method, app_ids(app), call).await).map(drop)
+    }
+
+    /// Takes the deletion of an application back.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn restore_application(&self, app: &AppId) -> Result<(), Error> {
+        let call = Call::safe(About::application(app.as_str()));
+        let method = "/ttn.lorawan.v3.ApplicationRegistry/Restore";
+        self.is.unary(method, app_ids(app), call).await.map(drop)
+    }
+
     /// The application link with its default payload formatters; `None` when it was never set.
     ///
     /// # Errors

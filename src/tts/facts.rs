@@ -6,8 +6,12 @@ use prost_reflect::{DynamicMessage, Value};
 
 use super::Stack;
 use crate::{
-    map::path,
-    model::ids::{DevAddrPrefix, Eui64},
+    map::{owner, path},
+    model::{
+        device::Component,
+        ids::{AppId, DevAddrPrefix, Eui64},
+    },
+    plan::facts::TargetFacts,
     proto,
     wire::{About, Call, Error, Kind},
 };
@@ -16,6 +20,28 @@ impl Stack {
     async fn ask(&self, client: &crate::wire::Client, method: &'static str) -> Result<DynamicMessage, Error> {
         let request = proto::message("google.protobuf.Empty");
         Ok(client.unary(method, request, Call::safe(About::nothing())).await?.message)
+    }
+
+    /// Everything that planning asks of a deployment but MAC defaults, which depend on the devices.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn facts(&self, app: &AppId) -> Result<TargetFacts, Error> {
+        let mut facts = TargetFacts {
+            hosts: self.hosts.clone(),
+            dev_addr_prefixes: self.dev_addr_prefixes().await?,
+            join_eui_prefixes: self.join_eui_prefixes().await?,
+            frequency_plans: self.frequency_plans().await?,
+            phy_versions: self.phy_versions().await?,
+            ..TargetFacts::default()
+        };
+        for component in Component::ALL {
+            let refused = self.refused_paths(component, app, &owner::writable(component)).await?;
+            if !refused.is_empty() {
+                facts.refused_paths.insert(component, refused);
+            }
+        }
+        Ok(facts)
     }
 
     /// `Ns.GetDeviceAddressPrefixes`.

@@ -78,6 +78,8 @@ pub struct World {
 
 /// The application of the fixture.
 pub const APP: &str = "fleet-lab";
+/// Where its devices go inside one deployment.
+pub const OTHER_APP: &str = "fleet-lab-2";
 
 impl World {
     /// The fixture's fleet at the source, an empty target in another address block.
@@ -126,6 +128,16 @@ impl World {
         Self { source, target, dir: tempfile::tempdir().expect("a folder"), runtime }
     }
 
+    /// One deployment, reached by two addresses; the fixture's devices with these numbers are in its application.
+    pub fn one_deployment(numbers: &[usize]) -> Self {
+        let mut world = Self::some(numbers);
+        let tts = Arc::clone(&world.source.tts);
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let served = world.runtime.block_on(serve(Arc::clone(&tts), listen, None)).expect("loopback");
+        world.target = Side { tts, served };
+        world
+    }
+
     /// Where more servers can be started.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
@@ -133,6 +145,11 @@ impl World {
 
     /// Writes the configuration; `more` is appended to it.
     pub fn config(&self, more: &str) -> PathBuf {
+        self.config_to(APP, more)
+    }
+
+    /// As [`World::config`], with another application on the target.
+    pub fn config_to(&self, target: &str, more: &str) -> PathBuf {
         let text = format!(
             r#"
 [source.tts]
@@ -151,7 +168,7 @@ path = "test.journal"
 
 [[application]]
 source = "fleet-lab"
-target = "fleet-lab"
+target = "{target}"
 
 {more}
 "#,

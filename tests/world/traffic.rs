@@ -1,19 +1,19 @@
 //! A fleet on the air: devices that join, send and are sent to whenever they are stirred.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stackferry::{
     model::device::{Component, Record, Records},
     rehearsal::{
         Tts,
         air::{Downlink, Ether, EtherError, Network, NetworkFacts},
-        auditor::Terms,
+        auditor::{Auditor, Side, Terms, prove_alive},
         device::{Refused, SimDevice},
         store::{Store, Table},
     },
 };
 
-use super::{APP, World, dev};
+use super::{APP, OTHER_APP, Ran, World, dev};
 
 /// A deployment as a network on the air.
 struct OnAir(Arc<Tts>);
@@ -32,18 +32,27 @@ impl Network for OnAir {
 /// The fleet on the air, and what went wrong there.
 pub struct Field {
     pub ether: Ether,
+    networks: Vec<&'static str>,
     pub devices: Vec<SimDevice>,
     pub wrong: Vec<String>,
     seed: u64,
 }
 
 impl Field {
+    /// Devices that two networks hear: `source` and `target`.
     pub fn new(world: &World, numbers: &[usize], seed: u64) -> Self {
+        Self::of(world, numbers, seed, &[("source", &world.source.tts), ("target", &world.target.tts)])
+    }
+
+    /// Devices that these networks hear.
+    pub fn of(world: &World, numbers: &[usize], seed: u64, networks: &[(&'static str, &Arc<Tts>)]) -> Self {
         let mut ether = Ether::default();
-        ether.add("source", Arc::new(OnAir(Arc::clone(&world.source.tts))));
-        ether.add("target", Arc::new(OnAir(Arc::clone(&world.target.tts))));
+        for (name, tts) in networks {
+            ether.add(name, Arc::new(OnAir(Arc::clone(tts))));
+        }
         let devices = numbers.iter().map(|n| simulated(world, *n)).collect();
-        Self { ether, devices, wrong: Vec::new(), seed }
+        let networks = networks.iter().map(|(name, _)| *name).collect();
+        Self { ether, networks, devices, wrong: Vec::new(), seed }
     }
 
     pub fn random(&mut self, below: u64) -> u64 {
@@ -58,7 +67,8 @@ impl Field {
     /// One device does something.
     pub fn stir(&mut self) {
         let index = self.random(self.devices.len() as u64) as usize;
-        let (what, side) = (self.random(10), if self.random(2) == 0 { "source" } else { "target" });
+        let (what, which) = (self.random(10), self.random(self.networks.len() as u64) as usize);
+        let side = self.networks[which];
         let Self { ether, devices, wrong, .. } = self;
         let device = &mut devices[index];
         let result = match what {
@@ -92,4 +102,89 @@ fn simulated(world: &World, number: usize) -> SimDevice {
 /// What the fixture's runs leave behind by name or by design.
 pub fn terms() -> Terms {
     Terms { replaced: ["picture"].map(str::to_owned).into(), ..Terms::default() }
+}
+
+/// A world whose fleet is on the air: something happens there before every call of either side, and an auditor watches.
+pub struct Watched {
+    pub world: World,
+    pub field: Arc<Mutex<Field>>,
+    pub auditor: Auditor,
+}
+
+impl Watched {
+    /// The fixture's devices with these numbers, between two deployments.
+    pub fn new(world: World, numbers: &[usize], seed: u64) -> Self {
+        let auditor = Auditor::new(terms());
+        auditor.attach(Side::Source, &mut world.source.tts.store(), Some(APP));
+        auditor.attach(Side::Target, &mut world.target.tts.store(), Some(APP));
+        let field = Field::new(&world, numbers, seed);
+        Self::on_air(world, field, auditor)
+    }
+
+    /// As [`Watched::new`], between two applications of one deployment.
+    pub fn swap(world: World, numbers: &[usize], seed: u64) -> Self {
+        let auditor = Auditor::new(Terms { swap: true, ..terms() });
+        auditor.attach(Side::Source, &mut world.source.tts.store(), Some(APP));
+        auditor.attach(Side::Target, &mut world.target.tts.store(), Some(OTHER_APP));
+        let field = Field::of(&world, numbers, seed, &[("both", &world.source.tts)]);
+        Self::on_air(world, field, auditor)
+    }
+
+    fn on_air(world: World, field: Field, auditor: Auditor) -> Self {
+        let field = Arc::new(Mutex::new(field));
+        let watched = Self { world, field, auditor };
+        watched.stir_at_every_call();
+        watched
+    }
+
+    /// Also after a test has put its own hook into the servers.
+    pub fn stir_at_every_call(&self) {
+        for side in [&self.world.source, &self.world.target] {
+            let field = Arc::clone(&self.field);
+            side.tts.on_call(move |_| {
+                lock(&field).stir();
+                None
+            });
+        }
+    }
+
+    /// Some traffic while no program runs.
+    pub fn stir(&self, times: usize) {
+        let mut field = lock(&self.field);
+        (0..times).for_each(|_| field.stir());
+    }
+
+    /// Calls a command until nothing waits any more, with traffic in between. Returns what was said last.
+    pub fn until_done(&self, verb: &str) -> Ran {
+        for _ in 0..16 {
+            let ran = self.world.call(verb, &["--yes"]);
+            if ran.code == Some(0)
+                && !ran.out.contains("waiting")
+                && !ran.out.contains("cannot come back now")
+            {
+                return ran;
+            }
+            assert!(matches!(ran.code, Some(0 | 3)), "{}\n{}", ran.out, ran.err);
+            self.stir(100);
+        }
+        panic!("`{verb}` does not end");
+    }
+
+    /// Every device shows that this network alone serves it; the auditor and the air have seen nothing wrong.
+    #[track_caller]
+    pub fn prove(&self, network: &str) {
+        let mut field = lock(&self.field);
+        assert_eq!(field.wrong, [""; 0], "the air");
+        let Field { ether, devices, .. } = &mut *field;
+        for device in devices {
+            let proof = prove_alive(ether, device).unwrap_or_else(|why| panic!("{why}"));
+            assert_eq!(proof.network, network);
+        }
+        let breaches: Vec<_> = self.auditor.finish().iter().map(ToString::to_string).collect();
+        assert_eq!(breaches, [""; 0]);
+    }
+}
+
+fn lock(field: &Mutex<Field>) -> MutexGuard<'_, Field> {
+    field.lock().unwrap_or_else(PoisonError::into_inner)
 }

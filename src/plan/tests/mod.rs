@@ -1,5 +1,6 @@
 //! The planner, held against its rules: properties over generated devices, tables over small ones.
 
+mod back;
 mod fidelity;
 mod plans;
 mod sealed;

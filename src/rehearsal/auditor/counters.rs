@@ -2,7 +2,8 @@
 //!
 //! Two floors are kept for each key. A *side* must never store less than it stored before. A side that is *live* must
 //! in addition never store less than any side stored while it was live: what a muted side counts on (uplinks that it
-//! still hears, JoinNonces of accepts that it never sends) binds that side alone, as no device has seen an answer.
+//! still hears, JoinNonces of accepts that it never sends) binds that side alone, as no device has seen an answer, and no
+//! longer than the record: one that comes back in a rollback is as it was sealed last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,6 +122,14 @@ fn scopes(side: Side, live: bool) -> impl Iterator<Item = Scope> {
 }
 
 impl Floors {
+    /// A record is gone from a side: what it alone has counted is gone with it.
+    pub fn forget(&mut self, side: Side, record: &RecordFacts) {
+        let keys = record.sessions().chain(record.app_session).chain(record.roots.iter().copied());
+        let keys: BTreeSet<_> = keys.collect();
+        self.counters.retain(|(scope, key, _), _| *scope != Scope::Side(side) || !keys.contains(key));
+        self.nonces.retain(|(scope, key), _| *scope != Scope::Side(side) || !keys.contains(key));
+    }
+
     /// Raises a floor. When the reading is below it and must not be: the floor that was broken.
     fn raise(&mut self, scope: Scope, reading: &Reading) -> Option<u64> {
         let floor = self.counters.entry((scope, reading.key, reading.counter)).or_default();

@@ -1,14 +1,16 @@
 //! Is what a server holds what it should hold? With what traffic may have changed since.
 
+use std::collections::BTreeSet;
+
 use prost_reflect::DynamicMessage;
 
+use super::transform::Write;
 use crate::{
     map::{
         diff::{self, Difference},
         path,
     },
     model::device::{Component, Record},
-    plan::transform::Write,
 };
 
 /// What is read of the target's NS record besides what was written, to see whether the device lives there.
@@ -27,8 +29,21 @@ pub const LIFE: &[&str] = &[
 ];
 
 /// Counters that only go up in one session.
-const COUNTERS: &[&str] =
+pub const COUNTERS: &[&str] =
     &["session.last_f_cnt_up", "session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
+
+/// AFCntDown, which the Application Server keeps.
+pub const A_F_CNT_DOWN: &str = "session.last_a_f_cnt_down";
+
+/// Nonces that only go up.
+pub const NONCES: &[&str] = &["last_dev_nonce", "last_join_nonce", "last_rj_count_0", "last_rj_count_1"];
+
+/// DevNonces that LoRaWAN 1.0.x devices have used.
+pub const USED_NONCES: &str = "used_dev_nonces";
+
+/// What a Network Server learns of a device besides its session.
+pub const STATE: &[&str] =
+    &["mac_state", "battery_percentage", "downlink_margin", "last_dev_status_received_at"];
 
 /// What a live or muted device changes by itself, by component.
 fn moving(component: Component) -> &'static [&'static str] {
@@ -166,7 +181,7 @@ fn backwards(write: &Write, read: &Record) -> Vec<String> {
 }
 
 /// What tells one session from another.
-fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+pub fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
     path::has(message, "session.dev_addr").then(|| {
         (
             path::bytes(message, "session.dev_addr"),
@@ -174,6 +189,61 @@ fn session_of(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
             path::bytes(message, "session.keys.f_nwk_s_int_key.key"),
         )
     })
+}
+
+/// As [`session_of`], of an Application Server's record.
+pub fn application_session(message: &DynamicMessage) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+    path::has(message, "session.dev_addr").then(|| {
+        (
+            path::bytes(message, "session.dev_addr"),
+            path::bytes(message, "session.keys.session_key_id"),
+            path::bytes(message, "session.keys.app_s_key.key"),
+        )
+    })
+}
+
+/// The DevNonces that a Join Server's record lists.
+pub fn used_nonces(message: &DynamicMessage) -> BTreeSet<u32> {
+    let list = path::get(message, USED_NONCES);
+    let list = list.as_ref().and_then(|v| v.as_list());
+    list.map(|l| l.iter().filter_map(prost_reflect::Value::as_u32).collect()).unwrap_or_default()
+}
+
+/// True when a record of the source lacks something of what it gets back: another session, a lower counter or nonce, or
+/// anything else that is written and no traffic changes. What is ahead of `write` is not behind.
+pub fn is_behind(component: Component, write: &Write, now: &Record) -> bool {
+    let (write_message, now) = (&write.message, &now.0);
+    let lower = |paths: &[&str]| paths.iter().any(|p| path::number(now, p) < path::number(write_message, p));
+    let traffic = match component {
+        Component::Is => false,
+        Component::Js => lower(NONCES) || !used_nonces(write_message).is_subset(&used_nonces(now)),
+        Component::As => {
+            let session = application_session(write_message);
+            session.is_some() && (session != application_session(now) || lower(&[A_F_CNT_DOWN]))
+        }
+        Component::Ns => network_is_behind(write_message, now),
+    };
+    traffic || !settings_that_differ(component, write, now).is_empty()
+}
+
+fn network_is_behind(write: &DynamicMessage, now: &DynamicMessage) -> bool {
+    let session = session_of(write);
+    if session.is_none() {
+        return false;
+    }
+    let count = |m: &DynamicMessage| COUNTERS.iter().map(|p| path::number(m, p)).collect::<Vec<_>>();
+    let (ours, theirs) = (count(write), count(now));
+    let resets = path::flag(write, "mac_settings.resets_f_cnt");
+    let lower = !resets && ours.iter().zip(&theirs).any(|(ours, theirs)| theirs < ours);
+    // With another uplink the source's own state is the newer one.
+    let state = ours == theirs && path::get(write, "mac_state") != path::get(now, "mac_state");
+    session != session_of(now) || lower || state
+}
+
+/// What was written and differs, but for what traffic changes.
+pub fn settings_that_differ(component: Component, write: &Write, now: &DynamicMessage) -> Vec<String> {
+    let fixed: Vec<_> = write.paths.iter().filter(|p| !is_moving(component, p)).cloned().collect();
+    names(&differences(&write.message, now, &fixed))
 }
 
 /// True when traffic changes this path of a live record by itself: a join replaces the whole session.
@@ -223,8 +293,8 @@ pub fn changed_while_muted(
 /// The source as it must be when the target goes live: muted, the same session, the same downlink counters.
 pub fn still_as_sealed(sealed: &Record, now: &Record) -> Vec<String> {
     let mut changed = Vec::new();
-    if path::wrapped_flag(&now.0, crate::plan::MUTE) != Some(false) {
-        changed.push(crate::plan::MUTE.to_owned());
+    if path::wrapped_flag(&now.0, super::MUTE) != Some(false) {
+        changed.push(super::MUTE.to_owned());
     }
     if session_of(&sealed.0) != session_of(&now.0) {
         changed.push("session".to_owned());

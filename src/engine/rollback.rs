@@ -1,0 +1,207 @@
+//! Brings devices back: looks at all of them first and says what does not come back, then moves them, a bounded number at
+//! a time, and removes the target's application if a run of this journal has made it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::OnceCell;
+
+use super::{
+    application,
+    device::{Context, Mover},
+    event::{DeviceName, Event, Outcome, Sink, Summary},
+    log::{DeviceLog, LogError},
+    run::{Failures, Job, Pace, RunError, Stop},
+};
+use crate::{
+    journal::{DeviceKey, JournalHandle},
+    model::ids::{AppId, DeviceId},
+    plan::{facts::TargetFacts, finding::Finding},
+    source::tts::TtsSource,
+    target::tts::TtsTarget,
+};
+
+/// What is to come back.
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
+    /// Source applications; empty for all of the configuration.
+    pub applications: BTreeSet<AppId>,
+    /// Device IDs at the source; empty for all that the journal knows.
+    pub devices: BTreeSet<DeviceId>,
+}
+
+impl Chosen {
+    fn takes(&self, app: &AppId, device: &DeviceId) -> bool {
+        (self.applications.is_empty() || self.applications.contains(app))
+            && (self.devices.is_empty() || self.devices.contains(device))
+    }
+}
+
+/// What a rollback will do to one device.
+#[derive(Debug, Clone)]
+pub struct Return {
+    /// Which device.
+    pub device: DeviceName,
+    /// The word for where it stands.
+    pub state: &'static str,
+    /// What does not come back or has to be looked at; or why it stays.
+    pub outlook: Result<Vec<Finding>, Outcome>,
+}
+
+/// Everything that a rollback needs, made ready.
+#[derive(Debug)]
+pub struct Rollback<'a> {
+    /// Where intents and results go.
+    pub journal: &'a JournalHandle,
+    /// How to go about it.
+    pub pace: Pace,
+    /// Everybody who watches.
+    pub events: &'a Sink,
+    /// How it is stopped.
+    pub stop: &'a Stop,
+}
+
+impl Rollback<'_> {
+    /// What would come back, and what not. Changes nothing.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn survey(&self, jobs: &[Job], chosen: &Chosen) -> Result<Vec<Return>, RunError> {
+        let mut returns = Vec::new();
+        for job in jobs {
+            let ctx = self.context(job);
+            let keys = self.begun(job.source.app(), chosen).await?;
+            let looked: Vec<_> = stream::iter(keys)
+                .map(|key| self.look(&ctx, key))
+                .buffer_unordered(self.pace.in_flight.max(1))
+                .try_collect()
+                .await?;
+            returns.extend(looked);
+        }
+        returns.sort_by(|a, b| a.device.cmp(&b.device));
+        Ok(returns)
+    }
+
+    async fn look(&self, ctx: &Context<TtsSource, TtsTarget>, key: DeviceKey) -> Result<Return, RunError> {
+        let device = DeviceName { app: key.application.clone(), device: key.device.clone() };
+        let log = DeviceLog::open(self.journal.clone(), key).await?;
+        let state = log.state().name();
+        let outlook = Mover::new(ctx, device.clone(), log).outlook().await?;
+        Ok(Return { device, state, outlook })
+    }
+
+    /// Brings back what was chosen.
+    ///
+    /// # Errors
+    /// When the journal fails. What happens to single devices is in the summary.
+    pub async fn carry_out(&self, jobs: &[Job], chosen: &Chosen) -> Result<Summary, RunError> {
+        let mut summary = Summary::default();
+        let mut failures = Failures { count: 0, max: self.pace.max_failures };
+        for job in jobs {
+            let keys = self.begun(job.source.app(), chosen).await?;
+            if keys.is_empty() {
+                continue;
+            }
+            self.events.send(Event::Started { devices: keys.len() });
+            let ctx = self.context(job);
+            let mut keys = keys.into_iter();
+            let mut in_hand = stream::FuturesUnordered::new();
+            loop {
+                let open = !self.stop.drain.is_cancelled() && !failures.exceeded();
+                while open && in_hand.len() < self.pace.in_flight.max(1) {
+                    let Some(key) = keys.next() else { break };
+                    in_hand.push(self.device(&ctx, key));
+                }
+                let Some(ended) = in_hand.next().await else { break };
+                let (device, outcome) = ended?;
+                failures.counts(&outcome);
+                self.events.send(Event::Ended { device: device.clone(), outcome: outcome.clone() });
+                summary.devices.push((device, outcome));
+            }
+            summary.not_begun += keys.count();
+            self.remove_application(job, &mut summary).await?;
+        }
+        summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
+        summary.interrupted = self.stop.drain.is_cancelled();
+        summary.tally = self.events.tally();
+        Ok(summary)
+    }
+
+    async fn device(
+        &self,
+        ctx: &Context<TtsSource, TtsTarget>,
+        key: DeviceKey,
+    ) -> Result<(DeviceName, Outcome), RunError> {
+        let name = DeviceName { app: key.application.clone(), device: key.device.clone() };
+        let log = DeviceLog::open(self.journal.clone(), key).await?;
+        let mover = Mover::new(ctx, name.clone(), log);
+        tokio::select! {
+            biased;
+            outcome = mover.roll_back() => Ok((name, outcome?)),
+            // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
+            () = self.stop.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
+        }
+    }
+
+    /// An application that a run of this journal has made goes when none of its devices is left there. Its ID stays taken:
+    /// the next run restores it.
+    async fn remove_application(&self, job: &Job, summary: &mut Summary) -> Result<(), RunError> {
+        let target = job.target.app();
+        if self.stop.drain.is_cancelled()
+            || !self.begun(job.source.app(), &Chosen::default()).await?.is_empty()
+        {
+            return Ok(());
+        }
+        if application::origin(self.journal, target).await? != Some(application::Origin::Ours) {
+            return Ok(());
+        }
+        match application::remove(job.target.stack(), target).await {
+            Ok(true) => {
+                application::set_origin(self.journal, target, application::Origin::Removed).await?;
+                summary.removed.push(target.clone());
+            }
+            Ok(false) => self.events.send(Event::Note(format!(
+                "application {target} stays on the target: it holds what was not made by this migration"
+            ))),
+            Err(error) => {
+                let hint = error.hint().map(|h| format!("; {h}")).unwrap_or_default();
+                let text = format!("application {target} stays on the target: {error}{hint}");
+                self.events.send(Event::Note(text));
+            }
+        }
+        Ok(())
+    }
+
+    /// The devices of an application that a run has begun and nothing has brought back.
+    async fn begun(&self, app: &AppId, chosen: &Chosen) -> Result<Vec<DeviceKey>, RunError> {
+        let mut begun = Vec::new();
+        let ours = |k: &DeviceKey| k.application == *app && !k.device.as_str().is_empty();
+        for key in self.journal.read(|j| j.devices()).await?.into_iter().filter(ours) {
+            if chosen.takes(app, &key.device) && is_begun(self.journal, &key).await? {
+                begun.push(key);
+            }
+        }
+        Ok(begun)
+    }
+
+    fn context(&self, job: &Job) -> Context<TtsSource, TtsTarget> {
+        Context {
+            source: job.source.clone(),
+            target: job.target.clone(),
+            facts: Arc::new(TargetFacts::default()),
+            wishes: job.wishes.clone(),
+            clear: self.pace.clear,
+            clear_when: self.pace.clear_when,
+            hold: self.pace.hold,
+            one_deployment: false,
+            source_facts: OnceCell::new(),
+            events: self.events.clone(),
+            abort: self.stop.abort.clone(),
+        }
+    }
+}
+
+async fn is_begun(journal: &JournalHandle, key: &DeviceKey) -> Result<bool, LogError> {
+    let log = DeviceLog::open(journal.clone(), key.clone()).await?;
+    Ok(log.state().snapshot().is_some())
+}

@@ -1,0 +1,214 @@
+//! The way back, at any step and also after the clear.
+
+use prost_reflect::Value;
+use stackferry::{
+    map::path,
+    rehearsal::{
+        auditor::Side,
+        store::{Table, device_key},
+    },
+};
+
+use crate::world::{APP, World, dev, is_muted, traffic::Watched};
+
+const TABLES: [Table; 4] = [Table::Is, Table::Js, Table::As, Table::Ns];
+/// One of each kind of the fixture, without queued downlinks at the start.
+const KINDS: [usize; 10] = [0, 1, 2, 13, 4, 5, 6, 7, 8, 9];
+
+fn config(session: &str, clear: &str) -> String {
+    format!(
+        "[transform]\nsession = \"{session}\"\nallow-loss = [\"picture\", \"queued-downlinks\"]\n[clear]\n{clear}\n"
+    )
+}
+
+/// Nothing is left on the target, and the source is live.
+#[track_caller]
+fn is_back(world: &World, numbers: &[usize]) {
+    assert_eq!(TABLES.map(|t| world.target.count(t, APP)), [0; 4], "left on the target");
+    for number in numbers {
+        let ns = world.source.record(Table::Ns, APP, &dev(*number)).expect("it is back");
+        assert!(!is_muted(&ns), "{number} is still muted");
+    }
+}
+
+#[test]
+fn a_fleet_that_lived_on_the_target_comes_back_and_goes_again() {
+    let cases = [
+        ("keep", "mode = \"keys\"", 1),
+        ("drop", "mode = \"keys\"", 2),
+        ("keep", "mode = \"delete\"\nwhen = \"verified\"", 3),
+        ("drop", "mode = \"delete\"\nwhen = \"verified\"", 4),
+        ("auto", "mode = \"nothing\"", 5),
+        ("keep", "mode = \"mute\"", 6),
+    ];
+    for (session, clear, seed) in cases {
+        let world = World::some(&KINDS);
+        world.config(&config(session, clear));
+        let watched = Watched::new(world, &KINDS, seed);
+        watched.until_done("run");
+        watched.stir(300);
+        watched.auditor.protect(Side::Target);
+        watched.until_done("rollback").says("brought back");
+        is_back(&watched.world, &KINDS);
+        watched.prove("source");
+
+        let writes = |w: &World| (w.source.writes().len(), w.target.writes().len());
+        let before = writes(&watched.world);
+        watched.world.call("rollback", &["--yes"]).expect(0).says("nothing to bring back");
+        assert_eq!(writes(&watched.world), before, "a second rollback writes nothing");
+
+        watched.auditor.protect(Side::Source);
+        watched.until_done("run");
+        watched.prove("target");
+    }
+}
+
+#[test]
+fn a_device_that_joined_the_target_goes_on_at_the_source_without_another_join() {
+    let world = World::some(&[1]);
+    world.config(&config("drop", "mode = \"keys\"\nwhen = \"verified\""));
+    let watched = Watched::new(world, &[1], 1);
+    for side in [&watched.world.source, &watched.world.target] {
+        side.tts.on_call(|_| None);
+    }
+    watched.world.run().expect(0);
+    {
+        let mut field = watched.field.lock().expect("not poisoned");
+        let crate::world::traffic::Field { ether, devices, .. } = &mut *field;
+        let joined = ether.join(&mut devices[0]).expect("it may join");
+        assert_eq!(joined.answered_by.as_deref(), Some("target"));
+        ether.uplink(&mut devices[0], 1, b"up", true).expect("it may send");
+    }
+    let session = |side: &crate::world::Side| {
+        path::child(&side.record(Table::Ns, APP, &dev(1)).expect("there"), "session").expect("joined")
+    };
+    let there = session(&watched.world.target);
+    watched.auditor.protect(Side::Target);
+    watched.world.call("rollback", &["--yes"]).expect(0).says("is not of the source's blocks");
+    assert_eq!(session(&watched.world.source), there, "the session is the target's");
+    {
+        let mut field = watched.field.lock().expect("not poisoned");
+        let crate::world::traffic::Field { ether, devices, .. } = &mut *field;
+        let answer = ether.uplink(&mut devices[0], 1, b"up", true).expect("it may send");
+        assert_eq!(answer.answered_by.as_deref(), Some("source"));
+        assert_eq!(answer.payload_at("source"), Some(&b"up"[..]));
+    }
+    watched.prove("source");
+}
+
+#[test]
+fn one_device_comes_back_and_the_application_stays_until_the_last() {
+    let world = World::some(&[1, 2, 4]);
+    world.config(&config("keep", "mode = \"keys\""));
+    world.run().expect(0);
+    world
+        .call("rollback", &["--device", &dev(2), "--yes"])
+        .expect(0)
+        .says("1 device brought back to the source");
+    assert_eq!(TABLES.map(|t| world.target.count(t, APP)), [2, 2, 2, 2]);
+    assert!(world.source.record(Table::Ns, APP, &dev(2)).is_some_and(|ns| !is_muted(&ns)));
+    assert!(world.source.record(Table::Ns, APP, &dev(1)).is_none(), "the others stay where they are");
+    world.call("rollback", &["--yes"]).expect(0).says("2 devices brought back").says("fleet-lab removed");
+    is_back(&world, &[1, 2, 4]);
+    let app = world.target.tts.store().get(Table::Applications, APP).cloned().expect("its ID stays taken");
+    assert!(path::has(&app, "deleted_at"), "it was deleted");
+    world.run().expect(0).says("3 devices moved");
+    let app = world.target.tts.store().get(Table::Applications, APP).cloned().expect("restored");
+    assert!(!path::has(&app, "deleted_at"), "it was restored");
+}
+
+#[test]
+fn an_application_that_was_there_before_or_holds_more_is_not_removed() {
+    let world = World::some(&[1]);
+    world.config(&config("keep", "mode = \"keys\""));
+    world.run().expect(0);
+    let mut other = world.source.record(Table::Is, APP, &dev(1)).expect("there");
+    path::set(&mut other, "ids.device_id", Value::String("not-ours".into()));
+    path::clear(&mut other, "ids.dev_eui");
+    world.target.tts.store().put(Table::Is, &device_key(APP, "not-ours"), other).expect("memory");
+    world.call("rollback", &["--yes"]).expect(0).says("stays on the target");
+    let app = world.target.tts.store().get(Table::Applications, APP).cloned().expect("there");
+    assert!(!path::has(&app, "deleted_at"));
+    assert_eq!(world.target.count(Table::Is, APP), 1, "what is not ours stays");
+}
+
+#[test]
+fn a_rollback_of_what_is_half_done_ends_the_same() {
+    for (hold, code) in [(true, 0), (false, 0)] {
+        let world = World::some(&[1, 2, 4]);
+        let clear = format!("mode = \"keys\"\nhold = {hold}");
+        world.config(&config("drop", &clear));
+        world.run().expect(code).says(if hold { "on hold" } else { "not seen there yet" });
+        world.call("rollback", &["--yes"]).expect(0).says("3 devices brought back");
+        is_back(&world, &[1, 2, 4]);
+    }
+}
+
+#[test]
+fn what_somebody_registered_at_the_source_since_is_not_overwritten() {
+    let world = World::some(&[1]);
+    world.config(&config("keep", "mode = \"keys\""));
+    let js = world.source.record(Table::Js, APP, &dev(1)).expect("there");
+    world.run().expect(0);
+    let mut other = js.clone();
+    path::set(&mut other, "root_keys.app_key.key", Value::Bytes(vec![7; 16].into()));
+    world.source.tts.store().put(Table::Js, &device_key(APP, &dev(1)), other.clone()).expect("memory");
+    world
+        .call("rollback", &["--yes"])
+        .expect(3)
+        .says("changed-meanwhile")
+        .says("registered it at the source anew");
+    assert_eq!(world.source.record(Table::Js, APP, &dev(1)), Some(other), "somebody's record stays");
+    let ns = world.target.record(Table::Ns, APP, &dev(1)).expect("it stays on the target");
+    assert!(!is_muted(&ns), "and live there");
+    world.source.remove(Table::Js, APP, &dev(1));
+    world.call("rollback", &["--yes"]).expect(0).says("1 device brought back to the source");
+    is_back(&world, &[1]);
+}
+
+#[test]
+fn euis_that_somebody_took_at_the_source_keep_the_device_on_the_target() {
+    let world = World::some(&[1]);
+    world.config(&config("keep", "mode = \"delete\""));
+    let mut is = world.source.record(Table::Is, APP, &dev(1)).expect("there");
+    world.run().expect(0);
+    path::set(&mut is, "ids.device_id", Value::String("somebody".into()));
+    path::set(&mut is, "ids.application_ids.application_id", Value::String("another-app".into()));
+    world.source.tts.store().put(Table::Is, &device_key("another-app", "somebody"), is).expect("memory");
+    let before = world.target.writes().len();
+    world
+        .call("rollback", &["--yes"])
+        .expect(3)
+        .says("euis-taken")
+        .says("somebody of application another-app");
+    assert_eq!(world.target.writes().len(), before, "nothing was changed");
+}
+
+#[test]
+fn a_rollback_that_nobody_confirms_changes_nothing() {
+    let world = World::some(&[1]);
+    world.config(&config("keep", "mode = \"keys\""));
+    world.call("rollback", &["--yes"]).expect(6).says("nothing was moved yet");
+    world.run().expect(0);
+    let before = (world.source.writes().len(), world.target.writes().len());
+    world.call("rollback", &[]).expect(2).says("--yes");
+    world.call("rollback", &["--dry-run"]).expect(0).says("1 device to bring back");
+    world.call("rollback", &["--application", "nope", "--yes"]).expect(2);
+    assert_eq!((world.source.writes().len(), world.target.writes().len()), before);
+}
+
+#[test]
+fn clear_goes_on_with_what_was_held_and_begins_nothing() {
+    let world = World::some(&[1, 11]);
+    world.config(&config("keep", "mode = \"keys\"\nhold = true"));
+    // The second device appears after the run.
+    let later = TABLES.map(|t| (t, world.source.record(t, APP, &dev(11)).expect("there")));
+    TABLES.iter().for_each(|t| world.source.remove(*t, APP, &dev(11)));
+    world.run().expect(0).says("on hold");
+    for (table, record) in later {
+        world.source.tts.store().put(table, &device_key(APP, &dev(11)), record).expect("memory");
+    }
+    world.call("clear", &["--yes"]).expect(0).says("1 device moved");
+    assert_eq!(world.source.count(Table::Ns, APP), 1, "the held one is cleared, the other is left alone");
+    assert_eq!(world.target.count(Table::Ns, APP), 1, "nothing else is begun");
+}
