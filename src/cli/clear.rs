@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Exit, Failure, connect, load, run::move_devices};
+use super::{
+    Exit, Failure, connect, load,
+    run::{Consent, move_devices},
+};
 use crate::{engine::run::Pace, report::Terminal};
 
 /// What `clear` takes.
@@ -12,9 +15,8 @@ use crate::{engine::run::Pace, report::Terminal};
 pub struct ClearArguments {
     /// The migration, as TOML.
     config: PathBuf,
-    /// Do not ask before a real source or target is changed.
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 pub(super) async fn run(
@@ -25,5 +27,5 @@ pub(super) async fn run(
     let config = load(&arguments.config, terminal)?;
     let pace = Pace { hold: false, only_begun: true, ..connect::pace(&config) };
     let again = format!("stackferry clear {}", arguments.config.display());
-    move_devices(&config, pace, arguments.yes, &again, terminal, verbose).await
+    move_devices(&config, pace, arguments.consent, &again, terminal, verbose).await
 }

@@ -22,7 +22,8 @@ pub enum Exit {
     Unreachable,
     /// A server does not accept the API key, or it lacks rights.
     Denied,
-    /// The journal cannot be used, is locked by another run, or was made for another configuration.
+    /// The journal cannot be used, is locked by another run, or was made for another configuration; or another run has an
+    /// application.
     Journal,
     /// Ctrl-C; the same command goes on.
     Interrupted,
@@ -37,7 +38,8 @@ Exit codes:
   3    some devices were not moved, or differ: the summary says which and why
   4    a server cannot be reached, or TLS failed
   5    a server does not accept the API key, or it lacks rights
-  6    the journal cannot be used, is locked, or belongs to another configuration
+  6    the journal cannot be used, is locked, or belongs to another configuration; or another
+       run works on an application
   130  interrupted; the same command goes on";
 
 impl Exit {
@@ -58,7 +60,9 @@ impl Exit {
     /// The code of a run.
     pub fn of(summary: &Summary) -> Self {
         let some = |which: fn(&Outcome) -> bool| summary.count(which) > 0;
-        if summary.interrupted {
+        if summary.locked {
+            Self::Journal
+        } else if summary.interrupted {
             Self::Interrupted
         } else if summary.not_begun > 0
             || some(|o| matches!(o, Outcome::Refused(_) | Outcome::Stopped(_) | Outcome::Blocked(_)))

@@ -6,13 +6,14 @@ use clap::Args;
 
 use super::{
     Exit, Failure, connect, load,
-    run::{asked, close, is_real, journal_if_there, place},
+    run::{Consent, asked, close, is_real, journal_if_there, place},
     signals,
 };
 use crate::{
     config::{Config, read_list},
     engine::{
         event::{Sink, Summary},
+        lock::Terms,
         rollback::{Chosen, Rollback},
         run::{Job, Stop},
     },
@@ -38,9 +39,8 @@ pub struct RollbackArguments {
     /// Show what would come back and what not, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask before a real source or target is changed.
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 pub(super) async fn run(
@@ -82,7 +82,8 @@ async fn carry_out(
     sink: Sink,
 ) -> Result<Option<Summary>, Failure> {
     let stop = Stop::default();
-    let rollback = Rollback { journal, pace: connect::pace(config), events: &sink, stop: &stop };
+    let lock = Terms::of(journal, config.limits.lock_renewal, arguments.consent.take_over).await?;
+    let rollback = Rollback { journal, pace: connect::pace(config), events: &sink, stop: &stop, lock };
     let returns = rollback.survey(jobs, chosen).await?;
     terminal.data(&report::rollback::text(&returns));
     terminal.json(&report::json::line("rollback-planned", report::rollback::json(&returns)));
@@ -97,7 +98,7 @@ async fn carry_out(
             place(&config.target)
         )
     };
-    if is_real(config) && !arguments.yes && !asked(terminal, "rollback --dry-run", question)? {
+    if is_real(config) && !arguments.consent.yes && !asked(terminal, "rollback --dry-run", question)? {
         terminal.talk("nothing was changed");
         return Ok(None);
     }

@@ -9,6 +9,7 @@ use crate::{
     config::{ClearMode, Config, Env, Side},
     engine::{
         event::{Sink, Summary},
+        lock::Terms,
         run::{self, Dispatcher, Pace, Stop},
     },
     journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
@@ -24,9 +25,8 @@ pub struct RunArguments {
     /// Show the plan and change nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Do not ask before a real source or target is changed.
-    #[arg(short, long)]
-    pub(super) yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
@@ -35,14 +35,14 @@ pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: 
     }
     let config = load(&arguments.config, terminal)?;
     let again = format!("stackferry run {}", arguments.config.display());
-    move_devices(&config, connect::pace(&config), arguments.yes, &again, terminal, verbose).await
+    move_devices(&config, connect::pace(&config), arguments.consent, &again, terminal, verbose).await
 }
 
 /// Connects, plans, asks, moves, and says what happened. `again` is the command that goes on.
 pub(super) async fn move_devices(
     config: &Config,
     pace: Pace,
-    yes: bool,
+    consent: Consent,
     again: &str,
     terminal: &Terminal,
     verbose: u8,
@@ -53,11 +53,22 @@ pub(super) async fn move_devices(
     let stop = Stop::default();
     let work = async {
         let sides = connect::sides(config, &sink).await?;
-        carry_out(config, pace, sides, yes, terminal, sink, &stop).await
+        carry_out(config, pace, sides, consent, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };
     Ok(close(&summary, begun, again, terminal))
+}
+
+/// What the user has agreed to on the command line.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Consent {
+    /// Do not ask before a real source or target is changed.
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Take an application from a run of another journal that is dead: its marker is watched first.
+    #[arg(long)]
+    pub(super) take_over: bool,
 }
 
 /// Plans, asks, and moves. `None` when the user said no.
@@ -65,7 +76,7 @@ pub(super) async fn carry_out(
     config: &Config,
     pace: Pace,
     sides: connect::Sides,
-    yes: bool,
+    consent: Consent,
     terminal: &Terminal,
     sink: Sink,
     stop: &Stop,
@@ -75,13 +86,14 @@ pub(super) async fn carry_out(
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
         let question = || question(going, config, pace.hold);
-        if going > 0 && is_real(config) && !yes && !asked(terminal, "plan", question)? {
+        if going > 0 && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
-        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop };
+        let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
+        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop, lock };
         Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, prepared).await?))
     }
     .await;

@@ -279,6 +279,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// One answer, in bytes.
     pub max_message: usize,
+    /// How often a lock marker is renewed.
+    pub lock_renewal: Duration,
 }
 
 impl Default for Limits {
@@ -289,6 +291,7 @@ impl Default for Limits {
             deadline: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             max_message: 16 << 20,
+            lock_renewal: Duration::from_secs(30),
         }
     }
 }

@@ -271,6 +271,8 @@ section! {
         "connect-timeout" connect_timeout: String, default "`\"10s\"`", example r#""10s""#;
         /// Size of one answer of a server.
         "max-message" max_message: String, default "`\"16MiB\"`", example r#""16MiB""#;
+        /// How often a run renews its marker in the applications. `--take-over` watches a marker for three times as long.
+        "lock-renewal" lock_renewal: String, default "`\"30s\"`", example r#""30s""#;
     }
 }
 

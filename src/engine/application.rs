@@ -3,6 +3,7 @@
 
 use prost_reflect::{DynamicMessage, Value};
 
+use super::lock::LockError;
 use crate::{
     journal::{self, JournalHandle},
     map::{diff, mask, path},
@@ -114,19 +115,27 @@ impl ApplicationState {
         findings
     }
 
-    /// Creates the application and sets its link, as far as they are not there.
+    /// Creates the application when it is not there.
     ///
     /// # Errors
-    /// Those of the calls.
-    pub async fn carry_over(
+    /// Those of the call.
+    pub async fn create(
         &self,
         target: &Stack,
         owner: Option<&Owner>,
         journal: &JournalHandle,
     ) -> Result<(), CarryError> {
         if let (true, Some(owner)) = (self.is_new(), owner) {
-            self.create(target, owner, journal).await?;
+            self.create_or_restore(target, owner, journal).await?;
         }
+        Ok(())
+    }
+
+    /// Sets the application's link when it has none.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn set_link(&self, target: &Stack) -> Result<(), Error> {
         if self.sets_link()
             && let Some(link) = &self.source_link
         {
@@ -142,7 +151,12 @@ impl ApplicationState {
     }
 
     /// Creates the application, or restores the one that a rollback of ours has deleted: a deleted ID stays taken.
-    async fn create(&self, target: &Stack, owner: &Owner, journal: &JournalHandle) -> Result<(), CarryError> {
+    async fn create_or_restore(
+        &self,
+        target: &Stack,
+        owner: &Owner,
+        journal: &JournalHandle,
+    ) -> Result<(), CarryError> {
         let app = &self.target_app;
         let was_ours = matches!(origin(journal, app).await?, Some(Origin::Ours | Origin::Removed));
         // Before the call: who made it must be known whatever becomes of the answer.
@@ -165,12 +179,18 @@ impl ApplicationState {
 /// Why an application cannot be made ready.
 #[derive(Debug, thiserror::Error)]
 pub enum CarryError {
-    /// A call failed.
+    /// A call failed, or another run is in the way.
     #[error(transparent)]
-    Call(#[from] Error),
+    Lock(#[from] LockError),
     /// The journal failed: the run ends.
     #[error(transparent)]
     Journal(#[from] journal::Error),
+}
+
+impl From<Error> for CarryError {
+    fn from(error: Error) -> Self {
+        Self::Lock(error.into())
+    }
 }
 
 /// Who made an application of the target.

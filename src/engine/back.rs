@@ -19,7 +19,7 @@ use crate::{
         back::{self, Back, Sides},
         compare,
         finding::{Finding, Kind, Severity},
-        transform::{Found, STARTED_AT, Write},
+        transform::{Copy, Found, STARTED_AT, Write},
     },
     source::Source,
     step::{Event as Logged, Step},
@@ -140,6 +140,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 Trouble::Refuse(*finding)
             }
         })?;
+        let mut back = back;
+        back.findings.extend(edits(&written, &there));
         Ok((Found { records: there, hosts: facts.hosts.clone(), ..Found::default() }, back))
     }
 
@@ -282,6 +284,22 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         Err(Trouble::Retry { why, maybe_applied: false })
     }
 
+    /// What is removed from the target is what was sealed of it, but for traffic.
+    pub(super) async fn nobody_edited_the_target(
+        &self,
+        component: Component,
+        now: &Record,
+    ) -> Result<(), Trouble> {
+        let sealed = self.log.sealed_target().await?;
+        let now = self.target_record(component).await?.unwrap_or_else(|| now.clone());
+        let paths = compare::changed_while_muted(component, sealed.records.get(component), Some(&now));
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let text = "the target was edited after it was sealed for the way back: it is not removed";
+        Err(Trouble::Block(changed(text, component).paths(paths)))
+    }
+
     /// A rollback that cannot be is given up as long as nothing but the target's mute was changed.
     pub(super) async fn keep(&mut self, finding: Finding) -> Result<Outcome, LogError> {
         let state = self.log.state();
@@ -333,6 +351,19 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
         paths.push(STARTED_AT.to_owned());
     }
     Some(Write { message: write.message.clone(), paths })
+}
+
+/// What somebody has edited on the target since it was written goes with the record there.
+fn edits(written: &Copy, there: &Records) -> Vec<Finding> {
+    let edited = |(component, record): (Component, &Record)| {
+        let write = written.get(component)?;
+        let paths = compare::settings_that_differ(component, write, &record.0);
+        // The mute is ours, and who mutes it by hand has no other value to lose.
+        let paths: Vec<_> = paths.into_iter().filter(|p| !path::covers(MUTE, p)).collect();
+        let text = "edited on the target since it was moved: the source gets its own value back";
+        (!paths.is_empty()).then(|| Finding::new(Kind::Replaced, text).at(component).paths(paths))
+    };
+    there.present().filter_map(edited).collect()
 }
 
 /// The outcome of trouble before anything was changed.

@@ -37,7 +37,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 Standing::Different(paths) => Err(Trouble::Refuse(taken(&id, component, paths))),
             };
         }
-        if component == Component::Ns {
+        let gone = self.log.state().cleared().any(|c| c == Component::Ns);
+        if component == Component::Ns && !gone {
             self.source_is_still_muted().await?;
         }
         self.intent(step).await?;
@@ -223,6 +224,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let others = compare::other_device(&write, &record);
         if !others.is_empty() {
             return Err(Trouble::Block(not_equal(component, others)));
+        }
+        if self.log.state().goes_back() {
+            self.nobody_edited_the_target(component, &record).await?;
+            let done = self.ctx.target.remove(&self.target_id(), component).await;
+            return self.done(step, done).await;
         }
         // The mute of an undo that was interrupted is ours.
         let mut written = write.clone();

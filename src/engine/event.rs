@@ -171,6 +171,8 @@ pub struct Summary {
     pub tally: Tally,
     /// True when Ctrl-C ended it.
     pub interrupted: bool,
+    /// True when another run was in the way of an application.
+    pub locked: bool,
 }
 
 impl Summary {

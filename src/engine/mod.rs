@@ -6,6 +6,8 @@ mod copy;
 pub mod device;
 pub mod event;
 pub mod gather;
+mod guarded;
+pub mod lock;
 pub mod log;
 
 pub mod rehearse;

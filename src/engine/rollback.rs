@@ -5,11 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     application,
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
+    guarded::Guarded,
+    lock::{Lock, Terms},
     log::{DeviceLog, LogError},
     run::{Failures, Job, Pace, RunError, Stop},
 };
@@ -59,6 +62,8 @@ pub struct Rollback<'a> {
     pub events: &'a Sink,
     /// How it is stopped.
     pub stop: &'a Stop,
+    /// Who wants the applications, and how.
+    pub lock: Terms,
 }
 
 impl Rollback<'_> {
@@ -69,7 +74,9 @@ impl Rollback<'_> {
     pub async fn survey(&self, jobs: &[Job], chosen: &Chosen) -> Result<Vec<Return>, RunError> {
         let mut returns = Vec::new();
         for job in jobs {
-            let ctx = self.context(job);
+            // Looking takes no lock.
+            let abort = self.stop.abort.child_token();
+            let ctx = self.context(job, &Lock::of(job, true, &self.lock, self.events, &abort), abort);
             let keys = self.begun(job.source.app(), chosen).await?;
             let looked: Vec<_> = stream::iter(keys)
                 .map(|key| self.look(&ctx, key))
@@ -82,7 +89,11 @@ impl Rollback<'_> {
         Ok(returns)
     }
 
-    async fn look(&self, ctx: &Context<TtsSource, TtsTarget>, key: DeviceKey) -> Result<Return, RunError> {
+    async fn look(
+        &self,
+        ctx: &Context<Guarded<TtsSource>, Guarded<TtsTarget>>,
+        key: DeviceKey,
+    ) -> Result<Return, RunError> {
         let device = DeviceName { app: key.application.clone(), device: key.device.clone() };
         let log = DeviceLog::open(self.journal.clone(), key).await?;
         let state = log.state().name();
@@ -103,22 +114,27 @@ impl Rollback<'_> {
                 continue;
             }
             self.events.send(Event::Started { devices: keys.len() });
-            let ctx = self.context(job);
+            let abort = self.stop.abort.child_token();
+            let lock = Lock::of(job, true, &self.lock, self.events, &abort);
+            let ctx = self.context(job, &lock, abort);
             let mut keys = keys.into_iter();
             let mut in_hand = stream::FuturesUnordered::new();
             loop {
-                let open = !self.stop.drain.is_cancelled() && !failures.exceeded();
+                let open =
+                    !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
                 while open && in_hand.len() < self.pace.in_flight.max(1) {
                     let Some(key) = keys.next() else { break };
                     in_hand.push(self.device(&ctx, key));
                 }
                 let Some(ended) = in_hand.next().await else { break };
                 let (device, outcome) = ended?;
+                let outcome = lock.outcome(outcome, &mut summary);
                 failures.counts(&outcome);
                 self.events.send(Event::Ended { device: device.clone(), outcome: outcome.clone() });
                 summary.devices.push((device, outcome));
             }
             summary.not_begun += keys.count();
+            lock.give_back(self.stop).await;
             self.remove_application(job, &mut summary).await?;
         }
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
@@ -129,7 +145,7 @@ impl Rollback<'_> {
 
     async fn device(
         &self,
-        ctx: &Context<TtsSource, TtsTarget>,
+        ctx: &Context<Guarded<TtsSource>, Guarded<TtsTarget>>,
         key: DeviceKey,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let name = DeviceName { app: key.application.clone(), device: key.device.clone() };
@@ -139,7 +155,7 @@ impl Rollback<'_> {
             biased;
             outcome = mover.roll_back() => Ok((name, outcome?)),
             // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
-            () = self.stop.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
+            () = ctx.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
         }
     }
 
@@ -184,10 +200,15 @@ impl Rollback<'_> {
         Ok(begun)
     }
 
-    fn context(&self, job: &Job) -> Context<TtsSource, TtsTarget> {
+    fn context(
+        &self,
+        job: &Job,
+        lock: &Lock,
+        abort: CancellationToken,
+    ) -> Context<Guarded<TtsSource>, Guarded<TtsTarget>> {
         Context {
-            source: job.source.clone(),
-            target: job.target.clone(),
+            source: Guarded::new(job.source.clone(), lock.clone()),
+            target: Guarded::new(job.target.clone(), lock.clone()),
             facts: Arc::new(TargetFacts::default()),
             wishes: job.wishes.clone(),
             clear: self.pace.clear,
@@ -196,7 +217,7 @@ impl Rollback<'_> {
             one_deployment: false,
             source_facts: OnceCell::new(),
             events: self.events.clone(),
-            abort: self.stop.abort.clone(),
+            abort,
         }
     }
 }

@@ -11,6 +11,8 @@ use super::{
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
     gather::{self, Prepared},
+    guarded::Guarded,
+    lock::{Lock, LockError, Terms},
     log::{DeviceLog, LogError},
 };
 use crate::{
@@ -146,6 +148,8 @@ pub struct Dispatcher<'a> {
     pub events: &'a Sink,
     /// How it is stopped.
     pub stop: &'a Stop,
+    /// Who wants the applications, and how.
+    pub lock: Terms,
 }
 
 impl Dispatcher<'_> {
@@ -171,15 +175,22 @@ impl Dispatcher<'_> {
         let mut failures = Failures { count: 0, max: self.pace.max_failures };
         for ((job, application), ready) in jobs.into_iter().zip(&plan.applications).zip(prepared) {
             settle(application, &mut summary);
-            let devices: Vec<_> = application.devices.iter().filter(|d| goes(&d.verdict)).collect();
-            if devices.is_empty() {
+            let devices = going_in(application).count();
+            if devices > 0 && (self.stop.drain.is_cancelled() || failures.exceeded()) {
+                summary.not_begun += devices;
                 continue;
             }
-            if self.stop.drain.is_cancelled() || failures.exceeded() {
-                summary.not_begun += devices.len();
-                continue;
-            }
-            self.application(job, application, ready, &mut summary, &mut failures).await?;
+            let abort = self.stop.abort.child_token();
+            let lock = Lock::of(&job, !ready.state.is_new(), &self.lock, self.events, &abort);
+            let moved = if devices > 0 {
+                let work = Work { job, application, ready, lock: &lock, abort };
+                self.application(work, &mut summary, &mut failures).await
+            } else {
+                Ok(())
+            };
+            // Also when nothing was to be done: an earlier run may have been killed right before its end.
+            lock.give_back(self.stop).await;
+            moved?;
         }
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
         summary.interrupted = self.stop.drain.is_cancelled();
@@ -198,27 +209,40 @@ impl Dispatcher<'_> {
         plan.devices().filter(|(_, d)| goes(&d.verdict) && (all || first(d))).count()
     }
 
+    /// Creates the application where it is not there, and sets its link. Returns false when there was nothing to do.
+    async fn carry_over(&self, work: &Work<'_>) -> Result<(), CarryError> {
+        let (state, target) = (&work.ready.state, work.job.target.stack());
+        if state.is_new() {
+            work.lock.take(wire::Side::Source).await?;
+            state.create(target, work.job.owner.as_ref(), self.journal).await?;
+        }
+        // Devices of earlier runs may wait for something, which takes no call that changes anything.
+        if state.is_new() || state.sets_link() || work.application.devices.iter().any(begins) {
+            work.lock.take_all().await?;
+        }
+        Ok(state.set_link(target).await?)
+    }
+
     async fn application(
         &self,
-        job: Job,
-        application: &ApplicationPlan,
-        ready: Prepared,
+        work: Work<'_>,
         summary: &mut Summary,
         failures: &mut Failures,
     ) -> Result<(), RunError> {
-        let created = ready.state.is_new();
+        let application = work.application;
+        let created = work.ready.state.is_new();
         let carried = tokio::select! {
             biased;
-            carried = ready.state.carry_over(job.target.stack(), job.owner.as_ref(), self.journal) => carried,
-            () = self.stop.abort.cancelled() => {
-                summary.not_begun += application.devices.iter().filter(|d| goes(&d.verdict)).count();
+            carried = self.carry_over(&work) => carried,
+            () = work.abort.cancelled() => {
+                summary.not_begun += going_in(application).count();
                 return Ok(());
             }
         };
         match carried {
             Ok(()) => {}
             Err(CarryError::Journal(error)) => return Err(error.into()),
-            Err(CarryError::Call(error)) => {
+            Err(CarryError::Lock(error)) => {
                 self.application_failed(application, &error, summary, failures);
                 return Ok(());
             }
@@ -227,9 +251,10 @@ impl Dispatcher<'_> {
             summary.created.push(application.target.clone());
         }
         self.events.send(Event::Application { app: application.target.clone(), created });
+        let Work { job, ready, lock, abort, .. } = work;
         let ctx = Context {
-            source: job.source,
-            target: job.target,
+            source: Guarded::new(job.source, lock.clone()),
+            target: Guarded::new(job.target, lock.clone()),
             facts: ready.facts,
             wishes: job.wishes,
             clear: self.pace.clear,
@@ -238,21 +263,20 @@ impl Dispatcher<'_> {
             one_deployment: ready.one_deployment,
             source_facts: OnceCell::new(),
             events: self.events.clone(),
-            abort: self.stop.abort.clone(),
+            abort,
         };
-        let waiting: Vec<_> =
-            application.devices.iter().filter(|d| goes(&d.verdict)).map(|d| name(application, d)).collect();
-        let mut waiting = waiting.into_iter();
+        let mut waiting = going_in(application).map(|d| name(application, d));
         let mut in_hand = FuturesUnordered::new();
         loop {
-            let open = !self.stop.drain.is_cancelled() && !failures.exceeded();
+            let open = !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
             while open && in_hand.len() < self.pace.in_flight.max(1) {
                 let Some(name) = waiting.next() else { break };
                 in_hand.push(self.device(&ctx, name));
             }
             let Some(ended) = in_hand.next().await else { break };
             let (device, outcome) = ended?;
-            let interrupted = self.stop.abort.is_cancelled();
+            let interrupted = ctx.abort.is_cancelled();
+            let outcome = lock.outcome(outcome, summary);
             if !interrupted && failures.counts(&outcome) && failures.count == failures.max {
                 self.events.send(Event::TooManyFailures(failures.count));
             }
@@ -267,7 +291,7 @@ impl Dispatcher<'_> {
     fn application_failed(
         &self,
         application: &ApplicationPlan,
-        error: &wire::Error,
+        error: &LockError,
         summary: &mut Summary,
         failures: &mut Failures,
     ) {
@@ -275,14 +299,15 @@ impl Dispatcher<'_> {
         let why = format!("application {} cannot be made ready: {error}{hint}", application.target);
         self.events.send(Event::Note(why.clone()));
         failures.counts(&Outcome::Stopped(String::new()));
-        for device in application.devices.iter().filter(|d| goes(&d.verdict)) {
+        summary.locked |= error.is_refusal();
+        for device in going_in(application) {
             summary.devices.push((name(application, device), Outcome::Stopped(why.clone())));
         }
     }
 
     async fn device(
         &self,
-        ctx: &Context<TtsSource, TtsTarget>,
+        ctx: &Context<Guarded<TtsSource>, Guarded<TtsTarget>>,
         name: DeviceName,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
@@ -292,9 +317,19 @@ impl Dispatcher<'_> {
             biased;
             outcome = mover.run() => Ok((name, outcome?)),
             // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
-            () = self.stop.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
+            () = ctx.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
         }
     }
+}
+
+/// What moving one application takes.
+struct Work<'a> {
+    job: Job,
+    application: &'a ApplicationPlan,
+    ready: Prepared,
+    lock: &'a Lock,
+    /// Ctrl-C twice, or the lock is lost.
+    abort: CancellationToken,
 }
 
 pub(super) struct Failures {
@@ -317,6 +352,15 @@ impl Failures {
 
 fn goes(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Move | Verdict::Resume(_))
+}
+
+fn going_in(application: &ApplicationPlan) -> impl Iterator<Item = &DevicePlan> {
+    application.devices.iter().filter(|d| goes(&d.verdict))
+}
+
+/// True for a device that is begun in this run. What is read of it then must be read under the lock.
+fn begins(device: &DevicePlan) -> bool {
+    device.verdict == Verdict::Move
 }
 
 /// Devices that need no work go straight into the summary.

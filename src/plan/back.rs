@@ -157,7 +157,9 @@ fn as_the_source_had_it(copy: &mut Copy, merged: &Found) {
         let Some(write) = copy.slot(component) else { continue };
         let allowed = mask::allowed(owner::set_rpc(component));
         for stored in path::stored(&record.0) {
-            let replaced = replaced::find(component, &stored).is_some() && !path::covers(MUTE, &stored);
+            // A picture is refused once its bytes are gone with the record (docs/servers.md, `picture`).
+            let lost = path::covers(MUTE, &stored) || path::covers("picture", &stored);
+            let replaced = replaced::find(component, &stored).is_some() && !lost;
             let cover = mask::cover(allowed, &stored).filter(|_| owner::is_writable(component, &stored));
             let Some(cover) = cover.filter(|_| replaced) else { continue };
             path::apply(&mut write.message, &record.0, &[&stored]);

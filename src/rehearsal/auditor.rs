@@ -128,8 +128,11 @@ impl Auditor {
     /// source and target are two applications of one store.
     pub fn attach(&self, side: Side, store: &mut Store, application_id: Option<&str>) {
         let application = application_id.map(|id| format!("{id}."));
-        let ours =
-            move |key: &str| application.as_ref().is_none_or(|prefix| key.starts_with(prefix.as_str()));
+        let ours = move |key: &str| {
+            // The marker of a run comes and goes: it is no device.
+            !key.ends_with(".stackferry-lock")
+                && application.as_ref().is_none_or(|prefix| key.starts_with(prefix.as_str()))
+        };
         for component in [Component::Is, Component::Js, Component::As, Component::Ns] {
             for (key, record) in store.iter(Table::of(component)).filter(|(key, _)| ours(key)) {
                 self.state().note(side, component, key, Some(record));

@@ -54,6 +54,7 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
             "blocked": count(|o| matches!(o, Outcome::Blocked(_))),
             "not_begun": summary.not_begun,
             "interrupted": summary.interrupted,
+            "locked": summary.locked,
             "applications_created": summary.created.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "applications_removed": summary.removed.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "records": {

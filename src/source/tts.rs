@@ -15,7 +15,7 @@ use crate::{
         transform::{Found, Write},
     },
     proto,
-    tts::Stack,
+    tts::{Stack, marker},
     wire::Error,
 };
 
@@ -101,7 +101,12 @@ impl Source for TtsSource {
         let mut found = Found { hosts: self.stack.hosts.clone(), ..Found::default() };
         found.records.is = match listed.records.is {
             Some(is) => Some(is),
-            None => self.stack.device(Component::Is, &self.app, device, &owner::whole(Component::Is)).await?,
+            None => {
+                let paths = owner::whole(Component::Is);
+                let is = self.stack.device(Component::Is, &self.app, device, &paths).await?;
+                // Somebody may have chosen it by name.
+                is.filter(|record| !marker::is_marker(record))
+            }
         };
         for component in [Component::Ns, Component::As, Component::Js] {
             let (stack, unknown) = match self.place(component, found.records.is.as_ref()) {

@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod facts;
+pub mod marker;
 pub mod registry;
 
 use prost_reflect::{DynamicMessage, Value};

@@ -2,7 +2,7 @@
 
 use prost_reflect::{DynamicMessage, Value};
 
-use super::{Stack, set_app};
+use super::{Stack, marker, set_app};
 use crate::{
     map::{mask, path},
     model::{
@@ -17,7 +17,8 @@ use crate::{
 const PAGE: u32 = 1000;
 
 impl Stack {
-    /// The IS records of all devices of an application, with every path that the Identity Server knows.
+    /// The IS records of all devices of an application, with every path that the Identity Server knows. The marker of a
+    /// run is none of them.
     ///
     /// # Errors
     /// Those of the call.
@@ -28,7 +29,7 @@ impl Stack {
         let method = "/ttn.lorawan.v3.EndDeviceRegistry/List";
         let list = List { method, request, items: "end_devices", page_size: PAGE, paths: paths.to_vec() };
         let listing = self.is.pages(list, Call::safe(about(app))).await?;
-        Ok(listing.items.into_iter().map(Record).collect())
+        Ok(listing.items.into_iter().map(Record).filter(|r| !marker::is_marker(r)).collect())
     }
 
     /// One component's record of a device, with the given paths; `None` when it has none.

@@ -5,6 +5,7 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod lock;
 mod moves;
 mod refusals;
 mod resume;

@@ -149,6 +149,7 @@ impl Checker<'_, '_> {
         let default = Limits::default();
         let deadline = self.parsed(raw.deadline, "limits.deadline", quantity::duration);
         let connect = self.parsed(raw.connect_timeout, "limits.connect-timeout", quantity::duration);
+        let lock_renewal = self.parsed(raw.lock_renewal, "limits.lock-renewal", quantity::duration);
         let max_message = self.parsed(raw.max_message, "limits.max-message", quantity::size);
         Limits {
             source: self.parsed(raw.source, "limits.source", str::parse),
@@ -156,6 +157,7 @@ impl Checker<'_, '_> {
             deadline: deadline.unwrap_or(default.deadline),
             connect_timeout: connect.unwrap_or(default.connect_timeout),
             max_message: max_message.unwrap_or(default.max_message),
+            lock_renewal: lock_renewal.unwrap_or(default.lock_renewal),
         }
     }
 

@@ -207,6 +207,13 @@ impl Tts {
         self.hooks.replied.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
 
+    /// Takes all hooks out again.
+    pub fn unhook(&self) {
+        self.hooks.before.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.hooks.applied.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.hooks.replied.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Every finished call, in the order of arrival.
     pub fn calls(&self) -> Vec<CallInfo> {
         lock(&self.calls).values().cloned().collect()

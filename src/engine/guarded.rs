@@ -1,0 +1,155 @@
+//! A source and a target whose writes wait for the lock, and what a run does with the lock of a job. Reads pass.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event::{Outcome, Sink, Summary},
+    lock::{Lock, LockError, Place, Terms},
+    run::{Job, Stop},
+};
+use crate::{
+    model::{
+        device::{Component, Record},
+        ids::{AppId, DeviceId, Eui64},
+    },
+    plan::{
+        facts::TargetFacts,
+        transform::{Found, Write},
+    },
+    source::Source,
+    target::Target,
+    wire::{self, Error},
+};
+
+/// How long the lock is given back for once the user wants to be gone.
+const PARTING: Duration = Duration::from_secs(5);
+
+impl Lock {
+    /// The lock of both applications of a job. `exists`: the target has its application already.
+    pub fn of(job: &Job, exists: bool, terms: &Terms, events: &Sink, abort: &CancellationToken) -> Self {
+        let (source, target) = (&job.source, &job.target);
+        let source = Place {
+            side: wire::Side::Source,
+            stack: source.stack().clone(),
+            app: source.app().clone(),
+            exists: true,
+        };
+        let target = Place {
+            side: wire::Side::Target,
+            stack: target.stack().clone(),
+            app: target.app().clone(),
+            exists,
+        };
+        Self::new(terms.clone(), vec![source, target], events.clone(), abort.clone())
+    }
+
+    /// The outcome of a device, with what is wrong with the lock where that has stopped it.
+    pub fn outcome(&self, outcome: Outcome, summary: &mut Summary) -> Outcome {
+        match (self.trouble(), &outcome) {
+            (Some(why), Outcome::Stopped(_)) => {
+                summary.locked |= why.is_refusal();
+                Outcome::Stopped(why.to_string())
+            }
+            _ => outcome,
+        }
+    }
+
+    /// Gives the applications back; not for ever when the user wants to be gone. A lock that was lost ends the whole run.
+    pub async fn give_back(&self, stop: &Stop) {
+        let patience = async {
+            stop.abort.cancelled().await;
+            tokio::time::sleep(PARTING).await;
+        };
+        tokio::select! {
+            () = self.release() => {}
+            () = patience => self.may_be_left(),
+        }
+        if self.trouble().is_some_and(|t| matches!(t, LockError::Lost { .. })) {
+            [&stop.drain, &stop.abort].into_iter().for_each(CancellationToken::cancel);
+        }
+    }
+}
+
+/// One side behind the lock.
+#[derive(Debug, Clone)]
+pub struct Guarded<P> {
+    place: P,
+    lock: Lock,
+}
+
+impl<P> Guarded<P> {
+    /// Puts a side behind the lock.
+    pub fn new(place: P, lock: Lock) -> Self {
+        Self { place, lock }
+    }
+}
+
+impl<S: Source> Source for Guarded<S> {
+    async fn list(&self) -> Result<Vec<Found>, Error> {
+        self.place.list().await
+    }
+
+    async fn read(&self, device: &DeviceId, listed: Found) -> Result<Found, Error> {
+        self.place.read(device, listed).await
+    }
+
+    async fn schedule_downlinks(&self, device: &DeviceId, on: Option<bool>) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.schedule_downlinks(device, on).await
+    }
+
+    async fn clear(&self, device: &DeviceId, component: Component) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.clear(device, component).await
+    }
+
+    async fn facts(&self) -> Result<TargetFacts, Error> {
+        self.place.facts().await
+    }
+
+    async fn recreate(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.recreate(device, component, write).await
+    }
+
+    async fn update(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.update(device, component, write).await
+    }
+
+    async fn holder(&self, join_eui: Eui64, dev_eui: Eui64) -> Result<Option<(AppId, DeviceId)>, Error> {
+        self.place.holder(join_eui, dev_eui).await
+    }
+}
+
+impl<T: Target> Target for Guarded<T> {
+    async fn read(
+        &self,
+        device: &DeviceId,
+        component: Component,
+        paths: &[String],
+    ) -> Result<Option<Record>, Error> {
+        self.place.read(device, component, paths).await
+    }
+
+    async fn create(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.create(device, component, write).await
+    }
+
+    async fn update(&self, device: &DeviceId, component: Component, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.update(device, component, write).await
+    }
+
+    async fn remove(&self, device: &DeviceId, component: Component) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.remove(device, component).await
+    }
+
+    async fn holder(&self, join_eui: Eui64, dev_eui: Eui64) -> Result<Option<(AppId, DeviceId)>, Error> {
+        self.place.holder(join_eui, dev_eui).await
+    }
+}
