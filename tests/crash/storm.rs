@@ -116,6 +116,8 @@ struct History {
     field: Arc<Mutex<Field>>,
     weather: Arc<Weather>,
     told: Told,
+    /// Commands in bad weather so far.
+    turns: u64,
 }
 
 impl History {
@@ -159,7 +161,7 @@ impl History {
         }
         let before = TABLES.map(|table| world.source.count(table, APP));
         let told = Told { devices: numbers.len() + unmutable.len(), ..Told::default() };
-        Self { seed, dice, world, numbers, unmutable, before, auditor, field, weather, told }
+        Self { seed, dice, world, numbers, unmutable, before, auditor, field, weather, told, turns: 0 }
     }
 
     fn field(&self) -> MutexGuard<'_, Field> {
@@ -167,27 +169,49 @@ impl History {
     }
 
     fn play(mut self) -> Told {
+        let (forth, back) = *self.dice.of(&[(true, false), (true, false), (true, true), (false, true)]);
+        self.storm("run");
+        if forth {
+            self.let_go();
+            let last = self.calm("run");
+            self.audit("target", &last);
+        }
+        if back {
+            self.auditor.protect(Side::Target);
+            self.storm("rollback");
+            let last = self.calm("rollback");
+            self.audit("source", &last);
+        }
+        if !forth {
+            // A device that came back can go again.
+            self.auditor.protect(Side::Source);
+            self.let_go();
+            let last = self.calm("run");
+            self.audit("target", &last);
+        }
+        self.told.faults = self.weather.total();
+        self.told
+    }
+
+    /// The command again and again in bad weather; a hold is taken out on the way.
+    fn storm(&mut self, verb: &str) {
         let runs = 2 + self.dice.below(4);
         let release = self.dice.below(runs);
         for run in 1..=runs {
             if run > release {
                 self.let_go();
             }
-            self.weather.turn(run);
-            let ran = self.run();
+            self.turns += 1;
+            self.weather.turn(self.turns);
+            let ran = self.run(verb);
             self.judge(&ran);
             self.stir(20);
         }
         self.weather.turn(0);
-        self.let_go();
-        let last = self.calm();
-        self.audit(&last);
-        self.told.faults = self.weather.total();
-        self.told
     }
 
-    fn run(&mut self) -> Ran {
-        let ran = watched(&self.world, "run", &["--yes"], |_| ());
+    fn run(&mut self, verb: &str) -> Ran {
+        let ran = watched(&self.world, verb, &["--yes"], |_| ());
         self.told.runs += 1;
         *self.told.codes.entry(ran.code.unwrap_or(-1)).or_default() += 1;
         ran
@@ -221,12 +245,14 @@ impl History {
     }
 
     /// The same command, until it ends.
-    fn calm(&mut self) -> Ran {
+    fn calm(&mut self, verb: &str) -> Ran {
         let mut last = None;
         for _ in 0..CALM_RUNS {
-            let ran = self.run();
-            let over = ran.code == Some(0) && !ran.out.contains("waiting");
+            let ran = self.run(verb);
+            let waits = ran.out.contains("waiting") || ran.out.contains("cannot come back now");
+            // 4: a busy machine may let a deadline pass.
             assert!(matches!(ran.code, Some(0 | 3 | 4)), "seed {}: in calm weather\n{ran:?}", self.seed);
+            let over = ran.code == Some(0) && !waits;
             last = Some(ran);
             if over {
                 break;
@@ -236,24 +262,17 @@ impl History {
         last.expect("it ran")
     }
 
-    fn audit(&mut self, last: &Ran) {
-        let seed = self.seed;
-        let text = format!("seed {seed}: {}\n{}\n{}", self.config(), last.out, last.err);
+    /// Everything is on this side, whole and alive, and nowhere else.
+    fn audit(&mut self, side: &str, last: &Ran) {
+        let text = format!("seed {}: {}\n{}\n{}", self.seed, self.config(), last.out, last.err);
         let stuck = self.stuck(last);
         self.told.by_hand += stuck.len();
         if stuck.is_empty() {
-            assert_eq!(last.code, Some(0), "it does not end: {text}");
-            assert!(!last.out.contains("waiting"), "it waits for ever: {text}");
-            let there = TABLES.map(|table| self.world.target.count(table, APP));
-            assert_eq!(there, self.before, "records were lost: {text}");
-            watched(&self.world, "verify", &[], |_| ()).expect(0);
-            let writes = || (self.world.source.writes().len(), self.world.target.writes().len());
-            let before = writes();
-            watched(&self.world, "run", &["--yes"], |_| ()).expect(0);
-            assert_eq!(writes(), before, "a run after success wrote: {text}");
+            self.is_complete(side, last, &text);
         }
         for number in &self.unmutable {
-            let js = self.world.target.record(Table::Js, APP, &dev(*number));
+            let at = if side == "target" { &self.world.target } else { &self.world.source };
+            let js = at.record(Table::Js, APP, &dev(*number));
             let js = js.unwrap_or_else(|| panic!("the keys of {} are lost: {text}", dev(*number)));
             assert!(path::has(&js, "root_keys"), "{text}");
         }
@@ -262,13 +281,33 @@ impl History {
         let Field { ether, devices, .. } = &mut *field;
         for (device, number) in devices.iter_mut().zip(&self.numbers) {
             let proof = prove_alive(ether, device).unwrap_or_else(|why| panic!("{why}: {text}"));
-            let right = proof.network == "target" || stuck.contains(&dev(*number));
+            let right = proof.network == side || stuck.contains(&dev(*number));
             assert!(right, "{} is served by {}: {text}", dev(*number), proof.network);
         }
         drop(field);
         let breaches: Vec<_> =
             self.auditor.finish().into_iter().filter(|b| !self.is_agreed(b)).map(|b| b.to_string()).collect();
         assert_eq!(breaches, [""; 0], "{text}");
+    }
+
+    fn is_complete(&self, side: &str, last: &Ran, text: &str) {
+        let World { source, target, .. } = &self.world;
+        assert_eq!(last.code, Some(0), "it does not end: {text}");
+        assert!(!last.out.contains("waiting"), "it waits for ever: {text}");
+        let (there, verb) = match side {
+            "target" => (target, "run"),
+            _ => (source, "rollback"),
+        };
+        assert_eq!(TABLES.map(|table| there.count(table, APP)), self.before, "records were lost: {text}");
+        if side == "target" {
+            watched(&self.world, "verify", &[], |_| ()).expect(0);
+        } else {
+            assert_eq!(TABLES.map(|table| target.count(table, APP)), [0; 4], "left on the target: {text}");
+        }
+        let writes = || (source.writes().len(), target.writes().len());
+        let before = writes();
+        watched(&self.world, verb, &["--yes"], |_| ()).expect(0);
+        assert_eq!(writes(), before, "`{verb}` after success wrote: {text}");
     }
 
     /// A device without NS record leaves the source first: the configuration asks for it by name.

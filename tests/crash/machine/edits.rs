@@ -145,10 +145,11 @@ impl Edit {
         }
     }
 
-    /// True when the edit itself breaks, or lets be broken, this promise to its device.
-    pub fn excuses(&self, promise: Promise) -> bool {
+    /// True when the edit itself breaks, or lets be broken, this promise to its device. What is edited at the source
+    /// stays there in a rollback, and differs from what the target loses.
+    pub fn excuses(&self, promise: Promise, came_back: bool) -> bool {
         match self.change {
-            Change::Name => false,
+            Change::Name => came_back && promise == Promise::S1,
             Change::Counter => promise == Promise::S4,
             Change::Key | Change::Mute(_) | Change::Delete(_) => true,
         }

@@ -92,6 +92,7 @@ struct Game {
     /// Every edit that was ever made.
     made: Vec<Edit>,
     has_run: bool,
+    came_back: bool,
     last: String,
     played: Played,
 }
@@ -139,6 +140,7 @@ impl Game {
             edits: Vec::new(),
             made: Vec::new(),
             has_run: false,
+            came_back: false,
             last: String::new(),
             played,
         };
@@ -169,7 +171,7 @@ impl Game {
         match op {
             Op::Plan => self.command("plan", &[], &[0, 3]),
             Op::Run => self.command("run", &["--yes"], &[0, 3]),
-            Op::Kill(n) => self.kill(*n),
+            Op::Kill(verb, n) => self.kill(verb, *n),
             // 6: no journal yet.
             Op::Verify => self.command("verify", &[], &[0, 3, 6]),
             Op::Status => self.command("status", &[], &[0, 6]),
@@ -201,28 +203,42 @@ impl Game {
         }
     }
 
-    fn command(&mut self, verb: &str, arguments: &[&str], codes: &[i32]) -> Result<(), String> {
+    /// A rollback takes from the target, everything else from the source: the other side must have it by then.
+    fn begin(&mut self, verb: &str) {
         self.has_run |= verb == "run";
+        match verb {
+            "rollback" => {
+                self.came_back = true;
+                self.auditor.protect(Side::Target);
+            }
+            "run" | "clear" => self.auditor.protect(Side::Source),
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, verb: &str, arguments: &[&str], codes: &[i32]) -> Result<(), String> {
+        self.begin(verb);
         let ran = watched(&self.world, verb, arguments, |_| ());
         self.hear(verb, &ran);
         let fine = ran.code.is_some_and(|code| codes.contains(&code));
         if fine { Ok(()) } else { Err(format!("`{verb}` ended with {:?}:\n{}", ran.code, self.last)) }
     }
 
-    fn kill(&mut self, n: usize) -> Result<(), String> {
-        self.has_run = true;
+    fn kill(&mut self, verb: &str, n: usize) -> Result<(), String> {
+        self.begin(verb);
         self.killer.pid.store(0, Ordering::SeqCst);
         self.killer.calls_left.store(n, Ordering::SeqCst);
         let killer = Arc::clone(&self.killer);
-        let ran = watched(&self.world, "run", &["--yes"], move |child| {
+        let ran = watched(&self.world, verb, &["--yes"], move |child| {
             killer.pid.store(child.id(), Ordering::SeqCst);
         });
         self.killer.calls_left.store(0, Ordering::SeqCst);
         self.played.kills += usize::from(ran.code.is_none());
-        self.hear("run, to be killed", &ran);
+        self.hear(verb, &ran);
         match ran.code {
-            // It was over before.
+            // It was over before; 6: no journal yet.
             None | Some(0 | 3) => Ok(()),
+            Some(6) if verb != "run" => Ok(()),
             code => Err(format!("ended with {code:?} in place of a kill:\n{}", self.last)),
         }
     }
@@ -244,7 +260,7 @@ impl Game {
     fn promises(&self, breaches: &[stackferry::rehearsal::auditor::Breach]) -> Result<(), String> {
         let by_people = |breach: &&stackferry::rehearsal::auditor::Breach| {
             let of_device = |edit: &&Edit| breach.device.ends_with(&format!(".{}", dev(edit.number)));
-            !self.made.iter().filter(of_device).any(|edit| edit.excuses(breach.promise))
+            !self.made.iter().filter(of_device).any(|edit| edit.excuses(breach.promise, self.came_back))
         };
         breaches.iter().find(by_people).map_or(Ok(()), |breach| Err(breach.to_string()))
     }
