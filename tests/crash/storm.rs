@@ -5,8 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
+    io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -60,7 +62,11 @@ fn whatever_fails_nothing_is_lost() {
     });
     let (told, failed) = told.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("storm: {} histories, {}, {} violations", seeds.len(), told.words(), failed.len());
-    assert!(failed.is_empty(), "see above; each again with STACKFERRY_STORM=SEED: {failed:?}");
+    assert!(
+        failed.is_empty(),
+        "each again with STACKFERRY_STORM=SEED, what was said is in {}: {failed:?}",
+        file_of(0).with_file_name("storm-SEED.log").display()
+    );
     assert!(alone.is_some() || told.faults() > 10 * count, "there was no storm");
 }
 
@@ -122,6 +128,7 @@ struct History {
 
 impl History {
     fn new(seed: u64) -> Self {
+        fs::remove_file(file_of(seed)).ok();
         let mut dice = Dice::new(seed);
         let numbers = fleet(&mut dice);
         let unmutable: Vec<usize> =
@@ -189,6 +196,7 @@ impl History {
             let last = self.calm("run");
             self.audit("target", &last);
         }
+        fs::remove_file(file_of(self.seed)).ok();
         self.told.faults = self.weather.total();
         self.told
     }
@@ -211,10 +219,19 @@ impl History {
     }
 
     fn run(&mut self, verb: &str) -> Ran {
-        let ran = watched(&self.world, verb, &["--yes"], |_| ());
+        let ran = watched(&self.world, verb, &["--yes", "-vv"], |_| ());
+        self.write_down(verb, &ran);
         self.told.runs += 1;
         *self.told.codes.entry(ran.code.unwrap_or(-1)).or_default() += 1;
         ran
+    }
+
+    /// Appends what was said to the file of this seed, which stays when the history fails.
+    fn write_down(&self, verb: &str, ran: &Ran) {
+        let file = File::options().append(true).create(true).open(file_of(self.seed));
+        let weather = self.weather.of_run();
+        let text = format!("== {verb} ended with {:?} in {weather:?}\n{}\n{}\n", ran.code, ran.err, ran.out);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a file");
     }
 
     fn stir(&self, times: usize) {
@@ -328,6 +345,11 @@ impl History {
     fn config(&self) -> String {
         fs::read_to_string(self.world.dir.path().join("move.toml")).unwrap_or_default()
     }
+}
+
+/// Where everything that a history said is kept until it has ended well.
+fn file_of(seed: u64) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("storm-{seed}.log"))
 }
 
 /// Some of each kind of the fixture, but none with downlinks in its queue.
