@@ -5,3 +5,8 @@
 #[path = "../world/mod.rs"]
 #[allow(dead_code)]
 mod world;
+
+mod machine;
+mod process;
+mod storm;
+mod weather;
