@@ -10,8 +10,7 @@ use stackferry::{
         ids::{AppId, DeviceId, Eui64},
     },
     plan::{
-        compare,
-        self, Input,
+        self, Input, compare,
         facts::{Hosts, IdFrom, SessionMode, TargetFacts, Wishes},
         sealed,
         transform::{self, Found},
