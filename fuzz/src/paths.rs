@@ -14,7 +14,7 @@ pub fn paths(data: &[u8]) {
     static DEVICES: LazyLock<Vec<DynamicMessage>> =
         LazyLock::new(|| Component::ALL.map(|component| generate::device(1, component)).to_vec());
     let text = String::from_utf8_lossy(data);
-    let paths: Vec<&str> = text.lines().take(64).collect();
+    let paths: Vec<&str> = text.lines().take(16).collect();
     let descriptor = proto::descriptor("EndDevice");
     for path in &paths {
         let canonical = path::canonical(&descriptor, path);
