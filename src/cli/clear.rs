@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Exit, Failure, connect, load,
-    run::{Consent, move_devices},
+    run::{Consent, How, move_devices},
 };
 use crate::{engine::run::Pace, report::Terminal};
 
@@ -27,5 +27,6 @@ pub(super) async fn run(
     let config = load(&arguments.config, terminal)?;
     let pace = Pace { hold: false, only_begun: true, ..connect::pace(&config) };
     let again = format!("stackferry clear {}", arguments.config.display());
-    move_devices(&config, pace, arguments.consent, &again, terminal, verbose).await
+    let how = How { pace, consent: arguments.consent, planned: None };
+    move_devices(&config, how, &again, terminal, verbose).await
 }

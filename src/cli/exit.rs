@@ -14,7 +14,7 @@ pub enum Exit {
     Done,
     /// Something failed that no other code names.
     Failed,
-    /// The command line or the configuration is wrong; nothing was done.
+    /// The command line or the configuration is wrong, or the plan of `run --plan` is stale; nothing was done.
     Usage,
     /// Some devices were not moved, or differ: the summary says which and why.
     Devices,
@@ -34,7 +34,7 @@ pub const TABLE: &str = "\
 Exit codes:
   0    done; devices may wait for something that ends by itself
   1    something failed that no other code names
-  2    the command line or the configuration is wrong; nothing was done
+  2    the command line or the configuration is wrong, or a plan is stale; nothing was done
   3    some devices were not moved, or differ: the summary says which and why
   4    a server cannot be reached, or TLS failed
   5    a server does not accept the API key, or it lacks rights
@@ -93,6 +93,8 @@ pub fn of_call(error: &wire::Error) -> Exit {
         | wire::Kind::Unavailable
         | wire::Kind::Cancelled => Exit::Unreachable,
         wire::Kind::Unauthenticated | wire::Kind::Denied { .. } => Exit::Denied,
+        // What listens there was found to be no gRPC server before anything was sent.
+        wire::Kind::Protocol if error.outcome() == wire::Outcome::NotApplied => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }

@@ -3,6 +3,7 @@
 mod clear;
 pub mod connect;
 pub mod exit;
+mod memory;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -19,7 +20,7 @@ pub use exit::Exit;
 
 use crate::{
     config::{Config, Env},
-    report::{Output, Terminal},
+    report::{self, Output, Terminal},
 };
 
 /// Moves a LoRaWAN fleet from one network stack to another: plan, copy, verify, and only then clear the source.
@@ -42,7 +43,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what a run would do, and change nothing.
-    Plan(WithConfig),
+    Plan(plan::PlanArguments),
     /// Move the devices; the same command goes on after any interruption.
     Run(run::RunArguments),
     /// Go on with what `clear.hold` has held, and with nothing else that was not begun.
@@ -66,6 +67,8 @@ pub struct WithConfig {
 
 /// Runs a command to its exit code.
 pub fn run(arguments: Arguments) -> Exit {
+    memory::keep_private();
+    report::panic::install();
     let terminal = Terminal::new(arguments.output, arguments.quiet, None);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -82,7 +85,7 @@ pub fn run(arguments: Arguments) -> Exit {
     }
     let exit = runtime.block_on(async {
         match arguments.command {
-            Command::Plan(with) => plan::run(&with.config, &terminal, verbose).await,
+            Command::Plan(with) => plan::plan(&with, &terminal, verbose).await,
             Command::Run(with) => run::run(&with, &terminal, verbose).await,
             Command::Clear(with) => clear::run(&with, &terminal, verbose).await,
             Command::Rollback(with) => rollback::run(&with, &terminal, verbose).await,
@@ -96,7 +99,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Ok(exit) => exit,
         Err(failure) => {
             terminal.must_say(&failure.text);
-            terminal.json(&crate::report::json::line(
+            terminal.json(&report::json::line(
                 "error",
                 serde_json::json!({ "text": failure.text, "exit_code": failure.exit.code() }),
             ));
@@ -129,13 +132,17 @@ impl From<crate::journal::Error> for Failure {
 
 impl From<crate::engine::run::RunError> for Failure {
     fn from(error: crate::engine::run::RunError) -> Self {
-        use crate::engine::run::RunError as E;
+        use crate::engine::{log::LogError, run::RunError as E};
         let (exit, hint) = match &error {
             E::Call(e) | E::Application(crate::engine::application::ApplicationError::Call(e)) => {
                 (exit::of_call(e), e.hint())
             }
             E::Application(_) => (Exit::Failed, Some("check application.source and the API key".to_owned())),
             E::Journal(e) => (Exit::Journal, Some(e.hint())),
+            E::Log(LogError::Journal(e)) => (Exit::Journal, Some(e.hint())),
+            E::Log(LogError::Event { .. }) => {
+                (Exit::Journal, Some("a newer version of stackferry may have written it: update".to_owned()))
+            }
             E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
             E::Embedded(_) => (Exit::Failed, None),
             E::TooMany { .. } => {

@@ -1,16 +1,42 @@
 //! `plan`: shows what a run would do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
 
 use super::{Exit, Failure, connect, load, run::journal_if_there};
 use crate::{
     engine::{event::Sink, run},
-    plan::Verdict,
+    plan::{Verdict, stale::Decided},
     report::{self, Terminal, progress},
 };
 
-pub(super) async fn run(path: &Path, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
+/// What `plan` takes.
+#[derive(Debug, Args)]
+pub struct PlanArguments {
+    /// The migration, as TOML.
+    config: PathBuf,
+    /// Write the plan as JSON into this file, for `run --plan`. It holds no secrets.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(super) async fn plan(
+    arguments: &PlanArguments,
+    terminal: &Terminal,
+    verbose: u8,
+) -> Result<Exit, Failure> {
+    run(&arguments.config, arguments.out.as_deref(), terminal, verbose).await
+}
+
+pub(super) async fn run(
+    path: &Path,
+    out: Option<&Path>,
+    terminal: &Terminal,
+    verbose: u8,
+) -> Result<Exit, Failure> {
     let config = load(path, terminal)?;
+    let decisive = config.decisive();
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let work = async move {
@@ -25,6 +51,10 @@ pub(super) async fn run(path: &Path, terminal: &Terminal, verbose: u8) -> Result
     };
     let (plan, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
     let plan = plan?;
+    if let Some(out) = out {
+        std::fs::write(out, Decided::of(&plan, decisive).to_json())
+            .map_err(|e| Failure::new(Exit::Failed, format!("cannot write {}: {e}", out.display()), None))?;
+    }
     terminal.data(&report::plan::text(&plan));
     terminal.json(&report::json::line("planned", report::json::plan(&plan)));
     Ok(if plan.count(|v| *v == Verdict::Stop) > 0 { Exit::Devices } else { Exit::Done })

@@ -54,7 +54,8 @@ pub(super) async fn run(
         config.journal.seal_key = None;
         let sides = connect::with_embedded(&config, Some(source), target, &sink).await?;
         let consent = super::run::Consent { yes: true, take_over: false };
-        super::run::carry_out(&config, connect::pace(&config), sides, consent, terminal, sink, &stop).await
+        let how = super::run::How { pace: connect::pace(&config), consent, planned: None };
+        super::run::carry_out(&config, how, sides, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };

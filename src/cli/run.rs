@@ -1,6 +1,11 @@
 //! `run`: moves the devices, or goes on with that.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use clap::Args;
 
@@ -13,9 +18,12 @@ use crate::{
         run::{self, Dispatcher, Pace, Stop},
     },
     journal::{Error, ErrorKind, Journal, JournalHandle, Pins, SealKeyRef, View, Who},
-    plan::Verdict,
+    plan::{Verdict, stale::Decided},
     report::{self, Output, Terminal, progress},
 };
+
+/// The largest file that is read as a plan: some hundred bytes a device.
+const MAX_PLAN: u64 = 1 << 30;
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -25,24 +33,28 @@ pub struct RunArguments {
     /// Show the plan and change nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Do what this file of `plan --out` says, or nothing: refused when anything would be done otherwise by now.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    plan: Option<PathBuf>,
     #[command(flatten)]
     consent: Consent,
 }
 
 pub(super) async fn run(arguments: &RunArguments, terminal: &Terminal, verbose: u8) -> Result<Exit, Failure> {
     if arguments.dry_run {
-        return super::plan::run(&arguments.config, terminal, verbose).await;
+        return super::plan::run(&arguments.config, None, terminal, verbose).await;
     }
     let config = load(&arguments.config, terminal)?;
     let again = format!("stackferry run {}", arguments.config.display());
-    move_devices(&config, connect::pace(&config), arguments.consent, &again, terminal, verbose).await
+    let planned = arguments.plan.as_deref().map(planned).transpose()?;
+    let how = How { pace: connect::pace(&config), consent: arguments.consent, planned };
+    move_devices(&config, how, &again, terminal, verbose).await
 }
 
 /// Connects, plans, asks, moves, and says what happened. `again` is the command that goes on.
 pub(super) async fn move_devices(
     config: &Config,
-    pace: Pace,
-    consent: Consent,
+    how: How,
     again: &str,
     terminal: &Terminal,
     verbose: u8,
@@ -53,7 +65,7 @@ pub(super) async fn move_devices(
     let stop = Stop::default();
     let work = async {
         let sides = connect::sides(config, &sink).await?;
-        carry_out(config, pace, sides, consent, terminal, sink, &stop).await
+        carry_out(config, how, sides, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
     let Some(summary) = summary? else { return Ok(Exit::Done) };
@@ -71,19 +83,45 @@ pub(super) struct Consent {
     pub(super) take_over: bool,
 }
 
+/// How a run goes about it.
+#[derive(Debug)]
+pub(super) struct How {
+    pub(super) pace: Pace,
+    pub(super) consent: Consent,
+    /// What may be done, when that was written down before.
+    pub(super) planned: Option<Decided>,
+}
+
+/// Reads a file of `plan --out`.
+fn planned(path: &Path) -> Result<Decided, Failure> {
+    let refused = |e: &dyn std::fmt::Display| {
+        let hint = "make a new one with `stackferry plan --out`".to_owned();
+        Failure::new(Exit::Usage, format!("the plan {}: {e}", path.display()), Some(hint))
+    };
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_PLAN).read_to_string(&mut text));
+    read.map_err(|e| refused(&e))?;
+    Decided::from_json(&text).map_err(|e| refused(&e))
+}
+
 /// Plans, asks, and moves. `None` when the user said no.
 pub(super) async fn carry_out(
     config: &Config,
-    pace: Pace,
+    how: How,
     sides: connect::Sides,
-    consent: Consent,
     terminal: &Terminal,
     sink: Sink,
     stop: &Stop,
 ) -> Result<Option<Summary>, Failure> {
+    let How { pace, consent, planned } = how;
     let journal = open_journal(config)?;
     let result = async {
         let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
+        if let Some(planned) = &planned {
+            let hint = "look at the new plan with `stackferry plan --out`; nothing was done".to_owned();
+            let now = Decided::of(&plan, config.decisive());
+            planned.check(&now).map_err(|stale| Failure::new(Exit::Usage, stale, Some(hint)))?;
+        }
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
         let question = || question(going, config, pace.hold);
         if going > 0 && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
@@ -180,5 +218,5 @@ fn nothing_begun(config: &Config) -> Result<bool, Failure> {
 
 /// The journal when an earlier run made one.
 pub(super) fn journal_if_there(config: &Config) -> Result<Option<JournalHandle>, Failure> {
-    if config.journal.path.exists() { open_journal(config).map(Some) } else { Ok(None) }
+    if View::is_there(&config.journal.path)? { open_journal(config).map(Some) } else { Ok(None) }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 pub(super) fn run(path: &Path, terminal: &Terminal) -> Result<Exit, Failure> {
     let config = load_offline(path, terminal)?;
-    if !config.journal.path.exists() {
+    if !View::is_there(&config.journal.path)? {
         terminal.data(&format!("nothing was begun: there is no journal {}", config.journal.path.display()));
         terminal.json(&report::json::line("status", serde_json::json!({ "devices": [] })));
         return Ok(Exit::Done);

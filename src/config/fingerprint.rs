@@ -38,6 +38,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The pinned settings and those that a user may change to go on, but that decide what a run does. No secret.
+    pub fn decisive(&self) -> Vec<(String, String)> {
+        let mut all = self.fingerprint();
+        let losses: Vec<_> = self.transform.allow_loss.iter().map(ToString::to_string).collect();
+        all.extend([
+            ("transform.allow-loss".to_owned(), losses.join(" ")),
+            ("clear.hold".to_owned(), self.clear.hold.to_string()),
+            ("clear.max-devices".to_owned(), self.clear.max_devices.to_string()),
+        ]);
+        all
+    }
+}
+
 /// What differs between the fingerprint that a journal pins and another, one sentence for each setting.
 pub fn changes(pinned: &[(String, String)], now: &[(String, String)]) -> Vec<String> {
     let value = |list: &[(String, String)], name: &str| {

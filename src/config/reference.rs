@@ -18,7 +18,9 @@ One TOML file describes one migration. [config/](../config) has worked examples.
 file. Every problem of a file is reported at once, with line and column; nothing is connected to before all are solved.
 
 A secret is never in the file: `{ env = \"NAME\" }`, `{ file = \"PATH\" }` or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }` say
-where it is. A literal secret is refused, and is not shown in the error.
+where it is. A literal secret is refused, and is not shown in the error. A file of a secret is one line of text that only its
+owner can read (`chmod 600`), who is this user or root; its group may read it when the owner is another user, as where a
+secret is mounted into a container (Kubernetes: `defaultMode: 0440` with `fsGroup`, or 0400). Links are followed.
 ";
 
 /// The whole reference as Markdown.

@@ -51,9 +51,25 @@ pub enum SecretError {
         /// Why.
         source: io::Error,
     },
-    /// Everybody on this machine can read the file.
-    #[error("`{}` can be read by every user of this machine", .0.display())]
-    Exposed(PathBuf),
+    /// Others on this machine can read or change the file.
+    #[error("`{}` {} (mode {mode:04o})", path.display(), exposure(*mode))]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file belongs to somebody else, who can read and change it.
+    #[error("`{}` belongs to another user (user ID {owner})", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+    },
+    /// A folder, a pipe or a device.
+    #[error("`{}` is not a regular file", .0.display())]
+    NotAFile(PathBuf),
     /// The command cannot be started.
     #[error("cannot start `{program}`: {source}")]
     Start {
@@ -88,7 +104,15 @@ impl SecretError {
                 "`~` is not expanded: write the whole path".to_owned()
             }
             Self::File { .. } => "relative paths start at the folder of this file".to_owned(),
-            Self::Exposed(path) => format!("chmod 600 {}", path.display()),
+            Self::Exposed { path, .. } => {
+                format!("chmod 600 {} (mounted into a container: mode 0400)", path.display())
+            }
+            Self::Foreign { path, .. } => {
+                format!("make a file of your own: chown it to this user, then chmod 600 {}", path.display())
+            }
+            Self::NotAFile(_) => {
+                "name a file that holds the secret; for what a program writes there is `command`".to_owned()
+            }
             Self::Start { .. } => "the first item is the program; no shell is used".to_owned(),
             Self::Timeout { .. } | Self::Failed { .. } => {
                 "run it by hand to see why; its standard error is not shown, as it may hold the secret"
@@ -146,23 +170,47 @@ fn line(bytes: Zeroizing<Vec<u8>>, place: impl Fn() -> String) -> Result<Secret,
 /// The contents of a file that others cannot read.
 fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let fail = |source| SecretError::File { path: path.to_owned(), source };
-    let file = fs::File::open(path).map_err(fail)?;
-    if is_exposed(&file.metadata().map_err(fail)?) {
-        return Err(SecretError::Exposed(path.to_owned()));
+    // Looked at before it is opened: opening a pipe waits for its writer. Links are followed, as secrets in containers are.
+    if !fs::metadata(path).map_err(fail)?.is_file() {
+        return Err(SecretError::NotAFile(path.to_owned()));
     }
+    let file = fs::File::open(path).map_err(fail)?;
+    // Of what was opened, not of what the name may mean by now.
+    check_private(path, &file.metadata().map_err(fail)?)?;
     read_all(file).map_err(fail)
 }
 
-/// A group may read it, as it must where secrets are mounted into containers.
+/// Refuses a file that anybody but its owner may read or change. A group may read it when the owner is another user than
+/// ours: so secrets are mounted into containers (owned by root, readable by the group of the process), and the group is
+/// then all that lets us read it. An owner other than this user and root can read it too.
 #[cfg(unix)]
-fn is_exposed(metadata: &fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    metadata.permissions().mode() & 0o007 != 0
+fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), SecretError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mode, owner, us) = (metadata.mode() & 0o7777, metadata.uid(), rustix::process::geteuid().as_raw());
+    let forbidden = if owner == us { 0o077 } else { 0o037 };
+    if mode & forbidden != 0 {
+        return Err(SecretError::Exposed { path: path.to_owned(), mode });
+    }
+    // Root reads the files of its users on purpose (sudo, bind mounts).
+    if owner != us && owner != 0 && us != 0 {
+        return Err(SecretError::Foreign { path: path.to_owned(), owner });
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn is_exposed(_: &fs::Metadata) -> bool {
-    false
+fn check_private(_: &Path, _: &fs::Metadata) -> Result<(), SecretError> {
+    Ok(())
+}
+
+/// What others may do with a file of this mode.
+fn exposure(mode: u32) -> &'static str {
+    match mode {
+        mode if mode & 0o004 != 0 => "can be read by every user of this machine",
+        mode if mode & 0o003 != 0 => "can be changed or run by every user of this machine",
+        mode if mode & 0o030 != 0 => "can be changed or run by its group",
+        _ => "can be read by its group",
+    }
 }
 
 fn read_all(from: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -250,14 +298,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_everybody_reads_is_refused() {
+    fn a_file_that_others_read_or_change_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("key");
         fs::write(&path, "NNSXS.FILE").expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("set");
-        let error = SecretRef::File(path).resolve(&Env::process()).expect_err("exposed");
-        assert!(matches!(error, SecretError::Exposed(_)), "{error}");
-        assert!(error.help().starts_with("chmod 600 "));
+        let reference = SecretRef::File(path.clone());
+        for bit in 0..6 {
+            let mode = 0o600 | 1 << bit;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            let error = reference.resolve(&Env::process()).expect_err("exposed");
+            assert!(matches!(&error, SecretError::Exposed { mode: m, .. } if *m == mode), "{error}");
+            assert!(error.help().starts_with("chmod 600 "));
+        }
+        for mode in [0o600, 0o400, 0o700] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            assert_eq!(resolve(&reference), Ok("NNSXS.FILE".into()), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_no_key() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let error = SecretRef::File(dir.path().to_owned()).resolve(&Env::process()).expect_err("a folder");
+        assert!(matches!(error, SecretError::NotAFile(_)), "{error}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The application on the target: created when it is not there, with name, description, attributes and its default
 //! payload formatters.
 
+use std::fmt;
+
 use prost_reflect::{DynamicMessage, Value};
 
 use super::lock::LockError;
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// What both sides hold of an application.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ApplicationState {
     source: DynamicMessage,
     target: Option<DynamicMessage>,
@@ -22,6 +24,12 @@ pub struct ApplicationState {
     target_link: Option<DynamicMessage>,
     target_app: AppId,
     surroundings: Vec<(&'static str, Option<usize>)>,
+}
+
+impl fmt::Debug for ApplicationState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApplicationState(for {})", self.target_app)
+    }
 }
 
 /// What is copied of an application itself.

@@ -110,6 +110,7 @@ pub async fn application(
     }
     mac_defaults(source, target, &inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
+    findings.extend(plan::others(&devices, &existing));
     if findings.iter().any(Finding::blocks) {
         for device in devices.iter_mut().filter(|d| d.verdict != Verdict::Done) {
             device.verdict = Verdict::Stop;
@@ -146,8 +147,10 @@ async fn one_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<b
 /// What a move inside one deployment asks for: another application, and that each device is deleted before it is made.
 fn swap(app: &AppId, target_app: &AppId, clear: ClearMode) -> Finding {
     if app == target_app {
-        return Finding::new(Kind::SameDeployment, "source and target are the same application")
-            .fix("name another application as the target");
+        let text =
+            "source and target are the same application: what is cleared at the one is gone from the other";
+        return Finding::new(Kind::SameApplication, text)
+            .fix("name another application as target, or another deployment");
     }
     let text = "source and target are one deployment, in which no device exists twice: each is deleted at the source, \
                 from a snapshot that was read twice, before it is created on the target";

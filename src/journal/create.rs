@@ -23,6 +23,9 @@ pub(super) fn must_be_new(paths: &Paths, noted: bool) -> Result<(), Error> {
     if paths.beside("-wal").exists() || paths.beside("-journal").exists() {
         return gone("its write-ahead log is still there");
     }
+    if paths.beside("-shm").exists() {
+        return gone("the index of its write-ahead log is still there");
+    }
     Ok(())
 }
 

@@ -81,6 +81,15 @@ pub enum ErrorKind {
     /// Another program keeps it locked.
     #[error("is held by another program")]
     Busy,
+    /// A run ended in the middle, and the index of its log is neither there nor can it be made.
+    #[error("cannot be read here: the index of its write-ahead log is not there, and cannot be made")]
+    NoIndex,
+    /// Its file system cannot lock files: two runs could not be kept apart.
+    #[error("cannot be locked: {0}")]
+    NoLocks(String),
+    /// Its file system is shared with other machines, whose locks and memory do not reach this one.
+    #[error("is on a network file system ({0})")]
+    Network(String),
     /// One entry is larger than the journal takes.
     #[error("does not take an entry of {bytes} bytes, {limit} at most")]
     TooLarge {
@@ -151,7 +160,7 @@ impl Error {
             }
             ErrorKind::Missing => "nothing has run with it yet; check `path` under `[journal]`".into(),
             ErrorKind::Gone(_) => format!(
-                "{STOPS}; put it back. Only if no device was moved with it, remove `{journal}.lock` and `{journal}-wal` to begin anew"
+                "{STOPS}; put it back. Only if no device was moved with it, remove `{journal}.lock`, `{journal}-wal` and `{journal}-shm` to begin anew"
             ),
             ErrorKind::Older { .. } => format!(
                 "put the newest copy back, with its `-wal` file. Only to go on from this one, knowing that later steps are forgotten, remove `{journal}.lock`"
@@ -160,7 +169,8 @@ impl Error {
                 "name another file as `path` under `[journal]`, or put the journal back there".into()
             }
             ErrorKind::Format { found, known } if found > known => {
-                "use the version of stackferry that wrote it".into()
+                "a newer version of stackferry wrote it: update stackferry, then run the same command again"
+                    .into()
             }
             ErrorKind::Format { .. } => {
                 "no version of stackferry wrote this; name another file under `[journal]`".into()
@@ -183,7 +193,15 @@ impl Error {
                 format!("{STOPS}; allow writing, or name a file elsewhere under `[journal]`")
             }
             ErrorKind::Full => format!("{STOPS}; free some space, then run the same command again"),
-            ErrorKind::Busy => format!("{STOPS}; end the other program, then run the same command again"),
+            ErrorKind::Busy => format!(
+                "{STOPS}; end the other program, then run the same command again; if there is none, its disk cannot lock files: keep it on a local disk"
+            ),
+            ErrorKind::NoIndex => format!(
+                "copy `{journal}` and `{journal}-wal` to a folder that can be written, and look at them there"
+            ),
+            ErrorKind::NoLocks(_) | ErrorKind::Network(_) => {
+                "keep it on a local disk: name a file there as `path` under `[journal]`".into()
+            }
             ErrorKind::TooLarge { .. } | ErrorKind::NoSuchSeal(_) | ErrorKind::Closed => {
                 "this is a mistake in stackferry: please report it".into()
             }
@@ -203,17 +221,25 @@ impl Error {
 
     /// From SQLite. Whatever is neither the disk nor another program is damage: the statements are fixed.
     pub(super) fn sql(path: &Path, doing: &'static str, error: &rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode as Code;
+        use rusqlite::{ErrorCode as Code, ffi};
+        let extended = error.sqlite_error().map(|e| e.extended_code);
         let kind = match error.sqlite_error_code() {
             Some(Code::DiskFull) => ErrorKind::Full,
             Some(Code::ReadOnly) => {
-                let extended = error.sqlite_error().map(|e| e.extended_code);
-                let folder = extended == Some(rusqlite::ffi::SQLITE_READONLY_DIRECTORY);
+                let folder = extended == Some(ffi::SQLITE_READONLY_DIRECTORY);
                 ErrorKind::ReadOnly(if folder { "its folder" } else { "the file" }.into())
             }
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
             Some(Code::NotADatabase) => {
                 ErrorKind::NotAJournal("it is no SQLite database, or its first page is damaged")
+            }
+            Some(Code::SystemIoFailure)
+                if matches!(
+                    extended,
+                    Some(ffi::SQLITE_IOERR_LOCK | ffi::SQLITE_IOERR_RDLOCK | ffi::SQLITE_IOERR_SHMLOCK)
+                ) =>
+            {
+                ErrorKind::NoLocks(error.to_string())
             }
             Some(Code::SystemIoFailure | Code::CannotOpen | Code::OutOfMemory | Code::PermissionDenied) => {
                 ErrorKind::Io { doing, cause: error.to_string() }

@@ -122,6 +122,8 @@ pub(super) fn connect(file: &Path, named: &Path, write: bool) -> Result<Connecti
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        // What was refused stays as it is: a damaged or foreign log must not be folded into the file by closing it.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "cell_size_check", true)?;
         Ok(connection)
     };

@@ -91,7 +91,9 @@ impl Lock {
                     let by = holder(&mut file).unwrap_or_else(|| "another run".into());
                     return Err(Error::new(&paths.named, ErrorKind::Locked { by }));
                 }
-                Err(TryLockError::Error(e)) => return Err(io(&e)),
+                Err(TryLockError::Error(e)) => {
+                    return Err(Error::new(&paths.named, ErrorKind::NoLocks(e.to_string())));
+                }
             }
         }
         let noted = noted(&file);
@@ -129,6 +131,11 @@ impl Lock {
     fn write(&self, bytes: &[u8], at: u64) -> Result<(), Error> {
         self.file.write_all_at(bytes, at).map_err(|e| Error::io(&self.named, "noting its last entry", &e))
     }
+}
+
+/// The last entry that the runs before have noted, and the one that works now, if the lock file tells.
+pub(super) fn noted_beside(paths: &Paths) -> Option<Head> {
+    noted(&File::open(paths.beside(".lock")).ok()?)
 }
 
 /// Who holds the lock now, if anybody.

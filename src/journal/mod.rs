@@ -13,6 +13,7 @@ mod files;
 mod format;
 mod handle;
 mod lock;
+mod network;
 mod seal;
 mod tail;
 #[cfg(test)]

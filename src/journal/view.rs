@@ -1,14 +1,14 @@
 //! The journal as it is read: by the run that writes it, and by `status` while a run works.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fmt, fs, io, path::Path, thread, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::{
-    DeviceKey, Event, Pins, SealInfo,
+    DeviceKey, Event, Pins, SealInfo, create,
     error::{Error, ErrorKind},
     files::Paths,
-    format::{self, Head, Id, Stored},
+    format::{self, Head, Id, Row, Stored},
     lock::{self, Who},
 };
 
@@ -38,19 +38,67 @@ impl View {
     /// # Errors
     /// [`ErrorKind::Missing`], or as [`super::Journal::open`] has them for a file that is no whole journal.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        if let Err(e) = fs::symlink_metadata(path)
-            && e.kind() == io::ErrorKind::NotFound
-        {
+        if !Self::is_there(path)? {
             return Err(Error::new(path, ErrorKind::Missing));
         }
         let paths = Paths::new(path)?;
-        if !paths.journal_exists()? {
-            return Err(Error::new(path, ErrorKind::Missing));
-        }
-        let connection = format::connect(&paths.journal, path, false)?;
-        let row = format::verify(&connection, path)?;
+        let (connection, row) = match Self::checked(&paths, false) {
+            // A run died while the file changed its form. Only a connection that may write takes back the half of it.
+            Err(Error { kind: ErrorKind::ReadOnly(_), .. }) if paths.beside("-journal").exists() => {
+                Self::checked(&paths, true)?
+            }
+            checked => checked?,
+        };
         let genesis = Head::genesis(&row.id, &row.key_check);
-        Ok(Self { paths, connection, id: row.id, genesis })
+        let view = Self { paths, connection, id: row.id, genesis };
+        view.is_the_newest()?;
+        Ok(view)
+    }
+
+    fn checked(paths: &Paths, write: bool) -> Result<(Connection, Row), Error> {
+        let connection = format::connect(&paths.journal, &paths.named, write)?;
+        let row = format::verify(&connection, &paths.named).map_err(|e| {
+            let lacks_index = paths.beside("-wal").exists() && !paths.beside("-shm").exists();
+            match e.kind {
+                ErrorKind::Io { .. } if lacks_index => Error::new(&paths.named, ErrorKind::NoIndex),
+                _ => e,
+            }
+        })?;
+        Ok((connection, row))
+    }
+
+    /// Whether there is a journal; false when nothing has run with it yet.
+    ///
+    /// # Errors
+    /// When something else stands there, or when it is gone and what is beside it tells of an earlier run.
+    pub fn is_there(path: &Path) -> Result<bool, Error> {
+        let paths = match Paths::new(path) {
+            // Not even its folder is there.
+            Err(_) if fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => {
+                return Ok(false);
+            }
+            paths => paths?,
+        };
+        let is_there = paths.journal_exists()?;
+        if !is_there {
+            create::must_be_new(&paths, lock::noted_beside(&paths).is_some())?;
+        }
+        Ok(is_there)
+    }
+
+    /// Refuses a journal without the entry that the lock file notes. A run that works may rewrite the line while it is
+    /// read, so one that does not fit is read again.
+    fn is_the_newest(&self) -> Result<(), Error> {
+        let mut missing = None;
+        for _ in 0..5 {
+            let Some(noted) = lock::noted_beside(&self.paths) else { return Ok(()) };
+            if self.hash_of(noted.seq)? == Some(noted.hash) {
+                return Ok(());
+            }
+            missing = Some(noted.seq);
+            thread::sleep(Duration::from_millis(5));
+        }
+        missing.map_or(Ok(()), |seq| Err(Error::new(self.path(), ErrorKind::Older { seq })))
     }
 
     /// The journal, as the config names it.

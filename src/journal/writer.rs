@@ -15,6 +15,7 @@ use super::{
     files::{self, Identity, Paths},
     format::{self, Head},
     lock::{Lock, Who},
+    network,
     seal::Sealer,
     tail::Tail,
     view::View,
@@ -73,6 +74,9 @@ impl Journal {
     ) -> Result<Opened, Error> {
         let paths = Paths::new(path)?;
         paths.journal_exists()?;
+        if let Some(name) = network::of(&paths.folder) {
+            return Err(Error::new(path, ErrorKind::Network(name)));
+        }
         let (lock, noted) = Lock::take(&paths, who)?;
         let resumed = paths.journal_exists()?;
         if !resumed {
@@ -80,11 +84,12 @@ impl Journal {
             let first = [vec![Write::own("created", &who)], pin_entries(&changes(&Pins::default(), pins))];
             create::create(&paths, Sealer::resolve(key, &paths, true)?, &first.concat())?;
         }
-        paths.tighten()?;
         let connection = create::connect(&paths)?;
         let row = format::verify(&connection, path)?;
         let sealer = Sealer::resolve(key, &paths, false)?;
         create::check_key(&sealer, &row, &paths)?;
+        // Only now: another program's file is not ours to change.
+        paths.tighten()?;
         let genesis = Head::genesis(&row.id, &row.key_check);
         let view = View { paths, connection, id: row.id, genesis };
         if let Some(noted) = noted

@@ -57,6 +57,15 @@ impl fmt::Display for Component {
 }
 
 /// The part of a device that one component stores: an `EndDevice` whose contents cannot be printed.
+///
+/// ```compile_fail,E0277
+/// let record = stackferry::model::device::Record(stackferry::proto::message("EndDevice"));
+/// let text = format!("{record}");
+/// ```
+/// ```compile_fail,E0277
+/// let record = stackferry::model::device::Record(stackferry::proto::message("EndDevice"));
+/// let text = serde_json::to_string(&record);
+/// ```
 #[derive(Clone, PartialEq)]
 pub struct Record(pub DynamicMessage);
 

@@ -5,6 +5,19 @@ use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A secret text such as an API key. It has no `Display` and no `Serialize`; `Debug` shows `[redacted]`.
+///
+/// ```
+/// let key = stackferry::model::secret::Secret::new("NNSXS.KEY");
+/// assert_eq!(format!("{key:?}"), "[redacted]");
+/// ```
+/// ```compile_fail,E0277
+/// let key = stackferry::model::secret::Secret::new("NNSXS.KEY");
+/// let text = format!("{key}");
+/// ```
+/// ```compile_fail,E0277
+/// let key = stackferry::model::secret::Secret::new("NNSXS.KEY");
+/// let text = serde_json::to_string(&key);
+/// ```
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret(String);
 
@@ -26,35 +39,43 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Field names whose values are keys or credentials, wherever they stand in a message of The Things Stack.
-///
+/// Field names whose values are keys or credentials, wherever they stand in a message of The Things Stack. A test
+/// (`tests/it/secrets/fields.rs`) holds every field of the protos against this list.
 const SECRET_FIELDS: &[&str] = &[
-    "app_key",
-    "nwk_key",
-    "app_s_key",
-    "f_nwk_s_int_key",
-    "s_nwk_s_int_key",
-    "nwk_s_enc_key",
-    "key",
-    "encrypted_key",
-    "kek",
-    "claim_authentication_code",
-    "authentication_code",
-    "downlink_api_key",
-    "headers",
-    "password",
-    "username",
-    "tls_client_key",
     "access_key",
-    "secret_access_key",
-    "session_token",
-    "lbs_lns_secret",
-    "target_cups_key",
-    "provisioning_data",
-    "template_fields",
-    "raw_payload",
-    "frm_payload",
+    "access_token",
+    "app_key",
+    "app_s_key",
+    "authentication_code",
+    "base_url",
+    "claim_authentication_code",
     "data",
+    "downlink_api_key",
+    "encrypted_key",
+    "f_nwk_s_int_key",
+    "frm_payload",
+    "headers",
+    "kek",
+    "key",
+    "lbs_lns_secret",
+    "nwk_key",
+    "nwk_s_enc_key",
+    "password",
+    "provisioning_data",
+    "qr_code",
+    "raw_payload",
+    "refresh_token",
+    "root_wor_s_key",
+    "s_nwk_s_int_key",
+    "secret",
+    "secret_access_key",
+    "server_url",
+    "session_secret",
+    "session_token",
+    "target_cups_key",
+    "template_fields",
+    "tls_client_key",
+    "username",
 ];
 
 /// True when the last field of `path`, or a message on the way to it, holds a key or credential.

@@ -71,6 +71,8 @@ kinds! {
 
     /// Source and target are the same deployment.
     SameDeployment = "same-deployment", Stop, "";
+    /// Source and target are one and the same application.
+    SameApplication = "same-application", Stop, "";
     /// The record is on a host that was not asked.
     OtherCluster = "other-cluster", Stop, "";
     /// The AppSKey is wrapped with a key that this side does not hold.
@@ -134,6 +136,8 @@ kinds! {
     Adopted = "adopted", Note, "";
     /// Brought back to the source, as asked.
     RolledBack = "rolled-back", Note, "";
+    /// Devices on the target that this move does not touch.
+    OthersOnTarget = "others-on-target", Note, "";
     /// The application on the target differs.
     ApplicationDiffers = "application-differs", Warning, "";
     /// Part of the application that is not copied.

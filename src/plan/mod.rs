@@ -13,9 +13,10 @@ pub mod radio;
 pub mod reference;
 pub mod sealed;
 pub mod session;
+pub mod stale;
 pub mod transform;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use facts::{TargetFacts, Wishes};
 use finding::{Finding, Kind, Severity};
@@ -94,6 +95,19 @@ pub enum Verdict {
     Wait,
     /// Not moved: see its findings.
     Stop,
+}
+
+impl Verdict {
+    /// The word for it in files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Move => "move",
+            Self::Resume(_) => "resume",
+            Self::Done => "done",
+            Self::Wait => "wait",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 impl Plan {
@@ -237,6 +251,22 @@ fn on_target(
     let record = input.found.records.present().map(|(_, r)| r).find(|r| r.dev_eui().is_some())?;
     let (join_eui, dev_eui) = (record.join_eui().unwrap_or(Eui64([0; 8])), record.dev_eui()?);
     Some(euis_taken(join_eui, dev_eui, app, holder))
+}
+
+/// The finding for devices of the target application that are none of the planned ones: the target is not empty, and
+/// they stay as they are.
+pub fn others(planned: &[DevicePlan], existing: &HashMap<String, Record>) -> Option<Finding> {
+    let ours: BTreeSet<_> = planned.iter().map(|d| d.target_id.as_str()).collect();
+    let mut others: Vec<_> = existing.keys().map(String::as_str).filter(|id| !ours.contains(id)).collect();
+    others.sort_unstable();
+    let count = others.len();
+    others.truncate(8);
+    let more = if count > others.len() { ", …" } else { "" };
+    let text = format!(
+        "{count} of the target's devices are not part of this move and stay as they are: {}{more}",
+        others.join(", ")
+    );
+    (count > 0).then(|| Finding::new(Kind::OthersOnTarget, text))
 }
 
 /// The finding for a pair of EUIs that another device of the target has.

@@ -103,6 +103,11 @@ const MEANINGS: &[(Kind, &str)] = {
             "Source and target are the same deployment, in which a device cannot exist twice.",
         ),
         (
+            K::SameApplication,
+            "Source and target are the same application, by whatever addresses they are reached: there is nothing to move, and \
+             clearing the one would clear the other.",
+        ),
+        (
             K::OtherCluster,
             "The Identity Server says that a record of the device is on a host that the configuration does not name.",
         ),
@@ -187,6 +192,10 @@ const MEANINGS: &[(Kind, &str)] = {
             "A value that belongs to the source is replaced or left out: see [what is replaced](replaced.md).",
         ),
         (K::Adopted, "The target has the record already, and it is what would be written."),
+        (
+            K::OthersOnTarget,
+            "The application on the target has devices that are not part of this move. They are left alone.",
+        ),
         (
             K::ApplicationDiffers,
             "The application, or its default payload formatters, are on the target already and differ. They stay as they are.",

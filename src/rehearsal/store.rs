@@ -100,7 +100,6 @@ pub fn device_key(application_id: &str, device_id: &str) -> String {
 }
 
 /// One change, as watchers see it after it happened.
-#[derive(Debug)]
 pub struct Change<'a> {
     /// Where.
     pub table: Table,
@@ -108,6 +107,12 @@ pub struct Change<'a> {
     pub key: &'a str,
     /// What it was, `None` when it was not there.
     pub before: Option<&'a DynamicMessage>,
+}
+
+impl fmt::Debug for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Change({:?} {})", self.table, self.key)
+    }
 }
 
 type Watcher = Box<dyn FnMut(&Tables, &Change<'_>) + Send>;

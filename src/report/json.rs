@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     engine::event::{Event, Outcome, Summary},
-    plan::{DevicePlan, Plan, Verdict, finding::Finding},
+    plan::{DevicePlan, Plan, finding::Finding},
 };
 
 /// Version of the format. Fields may be added without a change; a change of meaning raises it.
@@ -112,17 +112,10 @@ pub fn plan(plan: &Plan) -> Value {
 }
 
 fn device(device: &DevicePlan) -> Value {
-    let verdict = match device.verdict {
-        Verdict::Move => "move",
-        Verdict::Resume(_) => "resume",
-        Verdict::Done => "done",
-        Verdict::Wait => "wait",
-        Verdict::Stop => "stop",
-    };
     json!({
         "device": device.id.as_str(),
         "target_device": device.target_id,
-        "verdict": verdict,
+        "verdict": device.verdict.name(),
         "activation": device.activation,
         "session": device.carry,
         "components": device.components,

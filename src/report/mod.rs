@@ -1,6 +1,7 @@
 //! Everything that a person or a program reads: the only place that writes to the terminal.
 
 pub mod json;
+pub mod panic;
 pub mod plan;
 pub mod progress;
 pub mod rollback;

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, prost::Message as _};
 use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use super::{
     About, CallEvent, Endpoint, Error, Kind, MaskMemory, Observer, Rate, RetryPolicy, Side, Tls, Unobserved,
@@ -94,7 +95,7 @@ impl Call {
 }
 
 /// What a server answered.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     /// The message.
     pub message: DynamicMessage,
@@ -102,6 +103,12 @@ pub struct Answer {
     pub total_count: Option<u64>,
     /// Warnings of the server (gRPC metadata `warning`, `x-warning` behind HTTP gateways).
     pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer({})", self.message.descriptor().name())
+    }
 }
 
 /// Calls the methods of one server. Clones share the connection, the limits and what was learnt.
@@ -274,7 +281,7 @@ impl Client {
         method: &'static str,
         about: &About,
         output: &MessageDescriptor,
-        redactor: &Redactor,
+        redactor: &Redactor<'_>,
         result: Result<Reply, Refusal>,
     ) -> Result<Answer, Failure> {
         let (limits, refused) = match &result {
@@ -282,14 +289,7 @@ impl Client {
             Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
         };
         self.0.throttle.learn(method, about, &limits, refused, Instant::now());
-        let reply = result.map_err(|refusal| redacted(*refusal.failure, redactor))?;
-        let message = DynamicMessage::decode(output.clone(), reply.message)
-            .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
-        let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
-        let warnings = warnings.map(|w| redactor.clean(&clean(&String::from_utf8_lossy(w.as_bytes()))));
-        let total_count =
-            reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
-        Ok(Answer { message, total_count, warnings: warnings.collect() })
+        answer(output, redactor, result)
     }
 
     /// Waits for the fixed rate and for the server's bucket, or says that it would take too long.
@@ -317,13 +317,30 @@ impl Client {
     }
 }
 
+/// The message of an answer, and the server's words without the secrets of the call.
+pub(super) fn answer(
+    output: &MessageDescriptor,
+    redactor: &Redactor,
+    result: Result<Reply, Refusal>,
+) -> Result<Answer, Failure> {
+    let reply = result.map_err(|refusal| redacted(*refusal.failure, redactor))?;
+    let message = DynamicMessage::decode(output.clone(), reply.message)
+        .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
+    let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
+    let warnings = warnings.map(|w| redactor.clean(&clean(&String::from_utf8_lossy(w.as_bytes()))));
+    let total_count = reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
+    Ok(Answer { message, total_count, warnings: warnings.collect() })
+}
+
 /// A failure without the secrets of its call.
-fn redacted(mut failure: Failure, redactor: &Redactor) -> Failure {
+fn redacted(mut failure: Failure, redactor: &Redactor<'_>) -> Failure {
     failure.message = redactor.clean(&failure.message);
     if let Some(status) = &mut failure.status {
         status.message = redactor.clean(&status.message);
         for detail in &mut status.errors {
-            detail.message_format = redactor.clean(&detail.message_format);
+            for text in [&mut detail.namespace, &mut detail.name, &mut detail.message_format] {
+                *text = redactor.clean(text);
+            }
             let text = serde_json::Value::from(detail.attributes.clone()).to_string();
             if redactor.clean(&text) != text {
                 detail.attributes.clear();
@@ -338,7 +355,7 @@ fn headers(key: Option<&Secret>) -> Result<HeaderMap, Failure> {
     let agent = concat!("stackferry/", env!("CARGO_PKG_VERSION"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
     if let Some(key) = key {
-        let value = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
+        let value = HeaderValue::from_str(&Zeroizing::new(format!("Bearer {}", key.reveal())));
         let mut value = value.map_err(|_| {
             Failure::before(Kind::Unauthenticated, "the API key has characters that no API key has")
         })?;

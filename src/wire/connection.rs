@@ -290,8 +290,7 @@ impl Heard {
     fn note(&self, bytes: &[u8], result: &io::Result<()>, ended: bool) {
         let mut state = lock(&self.state);
         if let Err(error) = result {
-            state.alert =
-                error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()).map(ToString::to_string);
+            state.alert = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()).map(tls::refusal);
         }
         if !bytes.is_empty() {
             state.last = Some(Instant::now());

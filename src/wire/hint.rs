@@ -31,6 +31,8 @@ pub enum TlsProblem {
     ServerIsTls,
     /// The server ended the handshake.
     Refused,
+    /// Something between made a server of TLS 1.3 speak an older version (RFC 8446 §4.1.3).
+    Downgraded,
     /// The CA file cannot be read or holds no certificate.
     CaFile,
     /// This system has no trusted roots.
@@ -64,6 +66,9 @@ impl TlsProblem {
             Self::Refused => {
                 "check the port; a server that asks for client certificates or only speaks TLS before 1.2 is not supported".into()
             }
+            Self::Downgraded => format!(
+                "do not go on from this network: a proxy or an attacker stands between; check the address in {section}"
+            ),
             Self::CaFile => format!("`ca` in {section} must be a file with certificates in PEM form"),
             Self::NoRoots => format!(
                 "install the system's CA certificates (package ca-certificates), set SSL_CERT_FILE, or name a `ca` in {section}"
@@ -83,6 +88,7 @@ impl fmt::Display for TlsProblem {
             Self::ServerIsPlaintext => "the server does not speak TLS on this port",
             Self::ServerIsTls => "the server speaks TLS on this port, and `insecure = true` is set",
             Self::Refused => "the server refused the TLS handshake",
+            Self::Downgraded => "something between makes the server speak an older version of TLS",
             Self::CaFile => "the CA file cannot be used",
             Self::NoRoots => "this system has no trusted CA certificates",
         })

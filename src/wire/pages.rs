@@ -3,7 +3,7 @@
 //! The servers page by offset: what is created or deleted while a list is read shifts the pages, and an entity can be
 //! skipped or come twice, at the same total. So a list of more than one page is read until two readings agree.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value, prost::Message as _};
 
@@ -21,7 +21,7 @@ const MAX_PAGES: u32 = 100_000;
 const LARGEST_PAGE: u32 = 1000;
 
 /// A list to read.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct List {
     /// The method, such as `/ttn.lorawan.v3.EndDeviceRegistry/List`.
     pub method: &'static str,
@@ -35,8 +35,14 @@ pub struct List {
     pub paths: Vec<String>,
 }
 
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "List({} of {})", self.items, self.method)
+    }
+}
+
 /// A whole list.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Listing {
     /// The items, in the server's order.
     pub items: Vec<DynamicMessage>,
@@ -44,6 +50,12 @@ pub struct Listing {
     pub dropped: Vec<String>,
     /// Warnings of the server, each once.
     pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listing({} items, without {:?})", self.items.len(), self.dropped)
+    }
 }
 
 /// Why a reading does not count.

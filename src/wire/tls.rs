@@ -2,7 +2,10 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore, pki_types::UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, InvalidMessage, PeerMisbehaved, RootCertStore,
+    pki_types::UnixTime,
+};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
@@ -90,7 +93,10 @@ pub(super) fn handshake_failure(error: &io::Error) -> Failure {
             | InvalidMessage::UnknownProtocolVersion
             | InvalidMessage::MessageTooLarge,
         )) => problem(TlsProblem::ServerIsPlaintext, ""),
-        Some(error) => problem(TlsProblem::Refused, &error.to_string()),
+        Some(rustls::Error::PeerMisbehaved(
+            PeerMisbehaved::AttemptedDowngradeToTls12WhenTls13IsSupported,
+        )) => problem(TlsProblem::Downgraded, ""),
+        Some(error) => problem(TlsProblem::Refused, &refusal(error)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             problem(TlsProblem::Refused, "it closed the connection")
         }
@@ -98,6 +104,20 @@ pub(super) fn handshake_failure(error: &io::Error) -> Failure {
             Kind::Unreachable,
             format!("the connection was cut in the TLS handshake: {error}"),
         ),
+    }
+}
+
+/// Why a handshake was refused; in plain words where users meet it.
+pub(super) fn refusal(error: &rustls::Error) -> String {
+    use rustls::Error::{AlertReceived, NoApplicationProtocol, PeerIncompatible};
+    match error {
+        PeerIncompatible(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13)
+        | AlertReceived(AlertDescription::ProtocolVersion) => "it speaks no TLS of version 1.2 or 1.3".into(),
+        AlertReceived(AlertDescription::CertificateRequired) => "it asks for a client certificate".into(),
+        AlertReceived(AlertDescription::NoApplicationProtocol) | NoApplicationProtocol => {
+            "it does not offer HTTP/2".into()
+        }
+        other => other.to_string(),
     }
 }
 
@@ -122,6 +142,9 @@ fn certificate_failure(error: &CertificateError) -> Failure {
             let list = if names.is_empty() { "no name at all".into() } else { names.join(", ") };
             let detail = format!("it is valid for {list}, not for {}", expected.to_str());
             problem(TlsProblem::WrongName { names }, &detail)
+        }
+        other if other.to_string().contains("CaUsedAsEndEntity") => {
+            problem(TlsProblem::BadCertificate, "it is that of a CA, not of a server")
         }
         other => problem(TlsProblem::BadCertificate, &other.to_string()),
     }

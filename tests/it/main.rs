@@ -5,8 +5,12 @@
 mod conformance;
 mod endings;
 mod fidelity;
+mod guards;
+mod inputs;
+mod journal;
 mod lock;
 mod moves;
+mod old_recipe;
 mod refusals;
 mod resume;
 mod rollback;

@@ -115,12 +115,12 @@ fn two_runs_on_one_journal_are_refused() {
     let world = World::some(&DEVICES);
     world.config(CONFIG);
     world.target.tts.on_call(|_| Some(Fault::Delay(Duration::from_millis(100))));
-    let mut first = world.start();
+    let first = world.start();
     while !world.dir.path().join("test.journal.lock").exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
     world.run().expect(6).says("is in use by");
-    first.wait().expect("it ends");
+    Ran::of(first.wait_with_output().expect("it ends"));
 }
 
 #[test]

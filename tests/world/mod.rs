@@ -1,5 +1,7 @@
 //! Two embedded deployments in this process and the built binary in its own.
 
+pub mod canaries;
+pub mod search;
 pub mod traffic;
 
 use std::{
@@ -14,12 +16,14 @@ use prost_reflect::DynamicMessage;
 use stackferry::{
     map::path,
     rehearsal::{
-        Served, Settings, Tts, load, serve,
+        CallInfo, Served, Settings, Tts, load, serve,
         store::{Table, device_key},
     },
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+
+use self::canaries::{AtTheEnd, Canaries};
 
 /// Where the fixture of the quickstart is.
 pub fn fixture(name: &str) -> PathBuf {
@@ -69,6 +73,8 @@ impl Side {
 
 /// A source, a target, a folder for configuration and journal.
 pub struct World {
+    // First, so that the folder is searched while it is there.
+    searched: AtTheEnd,
     pub source: Side,
     pub target: Side,
     pub dir: TempDir,
@@ -117,15 +123,26 @@ impl World {
     /// Two deployments with settings of their own; address blocks are set here.
     pub fn with(source: Settings, target: Settings) -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        let side = |settings: Settings, block: &str| {
+        let canaries = Canaries::here();
+        let side = |name, settings: Settings, block: &str| {
             let settings = Settings { dev_addr_prefixes: vec![block.parse().expect("a prefix")], ..settings };
+            canaries.add(canaries::api_key(name, &settings.api_key));
             let tts = Tts::new(settings).expect("memory");
+            canaries.watch(name, &mut tts.store());
             let listen = SocketAddr::from(([127, 0, 0, 1], 0));
             let served = runtime.block_on(serve(Arc::clone(&tts), listen, None)).expect("loopback");
             Side { tts, served }
         };
-        let (source, target) = (side(source, "26000000/7"), side(target, "01000000/8"));
-        Self { source, target, dir: tempfile::tempdir().expect("a folder"), runtime }
+        let source = side("source", source, "26000000/7");
+        let target = side("target", target, "01000000/8");
+        let dir = tempfile::tempdir().expect("a folder");
+        let searched = AtTheEnd { canaries, folder: dir.path().to_owned() };
+        Self { searched, source, target, dir, runtime }
+    }
+
+    /// What is searched for in everything that the binary prints and writes.
+    pub fn canaries(&self) -> &Arc<Canaries> {
+        &self.searched.canaries
     }
 
     /// One deployment, reached by two addresses; the fixture's devices with these numbers are in its application.
@@ -223,7 +240,11 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// Searches what was printed for every secret that the servers of this test have held.
+    #[track_caller]
     pub fn of(output: Output) -> Self {
+        canaries::hear("stdout", &output.stdout);
+        canaries::hear("stderr", &output.stderr);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
@@ -254,6 +275,11 @@ pub const LOSSES: &str = r#"
 [transform]
 allow-loss = ["picture", "queued-downlinks"]
 "#;
+
+/// True for a call about the marker of a run, which is a device to the Identity Server only.
+pub fn about_marker(call: &CallInfo) -> bool {
+    call.entity.ends_with(".stackferry-lock")
+}
 
 /// True when the record's downlinks are switched off.
 pub fn is_muted(ns: &DynamicMessage) -> bool {

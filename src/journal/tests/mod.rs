@@ -2,7 +2,6 @@
 
 mod basics;
 mod crash;
-mod damage;
 mod refusals;
 mod secrecy;
 mod sharing;

@@ -36,9 +36,10 @@ fn what_is_no_journal_is_refused() {
 
 #[test]
 fn other_formats_are_refused_by_number() {
-    for (found, hint) in
-        [(0, "no version of stackferry wrote this"), (2, "use the version of stackferry that wrote it")]
-    {
+    for (found, hint) in [
+        (0, "no version of stackferry wrote this"),
+        (2, "a newer version of stackferry wrote it: update stackferry"),
+    ] {
         let place = Place::new();
         drop(place.open());
         Connection::open(&place.path)

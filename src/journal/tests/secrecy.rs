@@ -78,6 +78,15 @@ fn nothing_secret_is_in_a_debug_text() {
     assert!(!text.contains(&format!("{:?}", b"plain")), "{text}");
 }
 
+/// What holds a key or plain text wipes it when it goes: the compiler says so.
+#[test]
+fn keys_and_plain_texts_are_wiped() {
+    fn is_wiped<T: zeroize::ZeroizeOnDrop>() {}
+    is_wiped::<chacha20poly1305::XChaCha20Poly1305>();
+    is_wiped::<Plain>();
+    is_wiped::<Secret>();
+}
+
 #[test]
 fn a_seal_opens_only_in_its_own_place() {
     let place = Place::new();

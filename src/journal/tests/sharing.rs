@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,6 +46,56 @@ async fn each_task_has_its_entries_in_the_order_of_its_calls() {
         let steps: Vec<_> = events.iter().filter(|e| e.kind == "step").map(|e| e.body[0]).collect();
         assert_eq!(steps, (0..10).collect::<Vec<_>>());
         assert_eq!(events.len(), 12);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever tasks write at the same time, each device has its entries as its task wrote them, after reopening too.
+    #[test]
+    fn entries_of_many_tasks_that_are_written_together_keep_their_order(
+        tasks in prop::collection::vec(
+            prop::collection::vec(
+                prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..40)), 1..4),
+                0..8,
+            ),
+            1..10,
+        ),
+    ) {
+        let place = Place::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().expect("a runtime");
+        runtime.block_on(async {
+            let handle = place.open().share().expect("a thread");
+            let running = tasks.clone().into_iter().enumerate().map(|(task, calls)| {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    let device = device(&format!("device-{task}"));
+                    for call in calls {
+                        let writes = call.iter().map(|(sealed, body)| match sealed {
+                            true => Write::seal(&device, "source-1", body),
+                            false => Write::event(&device, "step", body.clone()),
+                        });
+                        handle.write(writes.collect()).await.expect("writes");
+                    }
+                })
+            });
+            for task in running.collect::<Vec<_>>() {
+                task.await.expect("ends");
+            }
+            handle.close().await.expect("closes");
+        });
+        let journal = place.open();
+        for (task, calls) in tasks.iter().enumerate() {
+            let device = device(&format!("device-{task}"));
+            let events = journal.events(&device).expect("reads").into_iter().map(|e| (e.seq, false, e.body));
+            let seals = journal.seals(&device).expect("reads").into_iter();
+            let seals = seals.map(|s| (s.id, true, journal.unseal(s.id).expect("opens").to_vec()));
+            let mut found: Vec<_> = events.chain(seals).collect();
+            found.sort();
+            let found: Vec<_> = found.into_iter().map(|(_, sealed, body)| (sealed, body)).collect();
+            prop_assert_eq!(&found, &calls.concat());
+        }
     }
 }
 

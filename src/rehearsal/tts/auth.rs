@@ -179,7 +179,7 @@ pub(super) fn split_token(token: &str) -> Result<(&str, &str, &str), Failure> {
 }
 
 /// Who asks.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Caller {
     Nobody,
     Key {

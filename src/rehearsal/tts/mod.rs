@@ -38,7 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 use serde_json::json;
 use tonic::Code;
 
@@ -120,12 +120,18 @@ pub enum Fault {
 }
 
 /// A successful answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Reply {
     /// The message.
     pub message: DynamicMessage,
     /// Response headers, such as `x-total-count`.
     pub headers: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({})", self.message.descriptor().name())
+    }
 }
 
 type Before = Box<dyn Fn(&CallInfo) -> Option<Fault> + Send + Sync>;
