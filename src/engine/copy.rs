@@ -125,7 +125,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         }
         let state = self.log.state();
         let loud = self.is_loud() && state.has(Step::Create(Component::Js));
-        let live = state.has(Step::Create(Component::Ns)) || loud;
+        // Also when the answer of its create was lost: then nobody knows since when it is live.
+        let live = state.touched(Step::Create(Component::Ns)) || loud;
         let read = self.on_target(component, &write).await?;
         // The session's own start time is not compared once the device has another session.
         match read.map(|r| compare::standing(component, &write, &r, live && component != Component::Ns)) {

@@ -102,16 +102,19 @@ impl World {
 
     /// The fixture's fleet, but only the devices with these numbers.
     pub fn some(numbers: &[usize]) -> Self {
-        let world = Self::fleet();
-        let keep: Vec<_> = numbers.iter().map(|n| device_key(APP, &dev(*n))).collect();
-        let mut store = world.source.tts.store();
-        for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
-            let keys: Vec<_> = store.iter(table).map(|(k, _)| k.to_owned()).collect();
-            for key in keys.into_iter().filter(|k| !keep.contains(k)) {
-                store.remove(table, &key).expect("memory");
-            }
+        let world = Self::empty();
+        let fleet = fs::read_to_string(fixture("tts-fleet-100.jsonl")).expect("the fixture");
+        let lines: Vec<_> = fleet.lines().collect();
+        let chosen: Vec<_> = numbers.iter().map(|n| lines[*n]).collect();
+        let file = world.dir.path().join("some.jsonl");
+        fs::write(&file, chosen.join("\n")).expect("a file");
+        load(&world.source.tts, Some(&file), Some(&fixture("tts-fleet-application.json")))
+            .expect("the fixture loads");
+        for number in numbers {
+            let is = world.source.record(Table::Is, APP, &dev(*number));
+            assert!(is.is_some(), "the fixture's lines are in the order of its numbers");
         }
-        drop(store);
+        fs::remove_file(file).expect("it is ours");
         world
     }
 

@@ -1,0 +1,228 @@
+//! All points of one sort of one case, one after the other and several at once.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    thread,
+};
+
+use super::{
+    cases::Case,
+    outcome::{self, Stored},
+    point::{Moment, Point},
+    scene::{Air, Played, play},
+    tally::Tally,
+};
+
+/// Runs of a case without a kill.
+#[derive(Debug)]
+pub struct Reference {
+    quiet: Stored,
+    settled: Stored,
+    /// Calls without a kill.
+    pub calls: usize,
+    /// Which of them may change something, from 1.
+    changing: Vec<usize>,
+    /// Changes of files of the journal without a kill.
+    pub writes: usize,
+}
+
+impl Reference {
+    /// # Errors
+    /// When a run without a kill is a violation, or two of them end differently.
+    pub fn new(case: &Case, seed: u64) -> Result<Self, String> {
+        let quiet = play(case, Point::Nowhere, Air::Quiet, true)?;
+        let again = play(case, Point::Nowhere, Air::Quiet, false)?;
+        same(&quiet.stored, &again.stored, "two runs without a kill")?;
+        let one = play(case, Point::Nowhere, Air::Traffic(seed), false)?;
+        let other = play(case, Point::Nowhere, Air::Traffic(seed + 1), false)?;
+        same(&one.stored, &other.stored, "two runs without a kill under traffic")?;
+        if case.goes_back() {
+            let at_the_source = |stored| outcome::at_the_source(stored, case.target());
+            same(&at_the_source(&one.before), &at_the_source(&one.stored), "a rollback")?;
+        }
+        for kind in
+            ["pwrite64 test.journal-wal", "fsync test.journal-wal", "pwrite64 test.journal.lock", "rename"]
+        {
+            if !quiet.writes.iter().any(|write| write == kind) {
+                return Err(format!("the tracer saw no `{kind}`: the sweep of the journal is blind"));
+            }
+        }
+        let changing = quiet.calls.iter().enumerate().filter(|(_, is_write)| **is_write).map(|(i, _)| i + 1);
+        Ok(Self {
+            changing: changing.collect(),
+            calls: quiet.calls.len(),
+            writes: quiet.writes.len(),
+            quiet: quiet.stored,
+            settled: one.stored,
+        })
+    }
+
+    fn of(&self, air: Air) -> &Stored {
+        if air == Air::Quiet { &self.quiet } else { &self.settled }
+    }
+}
+
+fn same(expected: &Stored, is: &Stored, what: &str) -> Result<(), String> {
+    let differences = outcome::differences(expected, is);
+    if differences.is_empty() { Ok(()) } else { Err(format!("{what}: {}", differences.join("; "))) }
+}
+
+/// Which points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Every call, under traffic.
+    Calls,
+    /// Every call that may change something, without traffic.
+    QuietWrites,
+    /// Every change of a file of the journal, under traffic.
+    Journal,
+}
+
+/// One sort of points of one case.
+#[derive(Debug)]
+pub struct Lane<'a> {
+    case: &'a Case,
+    reference: &'a Reference,
+    sort: Sort,
+    step: usize,
+    seed: u64,
+    next: AtomicUsize,
+    untouched: AtomicUsize,
+}
+
+/// A lane is over after so many runs that were over before their point came: under traffic not all runs are equally long.
+const OVER: usize = 4;
+
+impl<'a> Lane<'a> {
+    pub fn new(case: &'a Case, reference: &'a Reference, sort: Sort, step: usize, seed: u64) -> Self {
+        // Where the steps begin is another place in each case.
+        let next = AtomicUsize::new(1 + usize::try_from(seed).unwrap_or(0) % step);
+        Self { case, reference, sort, step, seed: seed << 32, next, untouched: AtomicUsize::new(0) }
+    }
+
+    /// Goes on until runs stay untouched.
+    pub fn sweep(&self, threads: usize, tally: &Tally) {
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while self.untouched.load(SeqCst) < OVER && !tally.is_enough() {
+                        self.point(self.next.fetch_add(self.step, SeqCst), tally);
+                    }
+                });
+            }
+        });
+    }
+
+    fn point(&self, n: usize, tally: &Tally) {
+        let traffic = Air::Traffic(self.seed + n as u64);
+        let call = |moment, n| Point::Call(moment, n);
+        let killed = match self.sort {
+            Sort::Journal => self.check(Point::Write(n), traffic, tally).is_none_or(|played| played.killed),
+            Sort::Calls => {
+                let before = self.check(call(Moment::Before, n), traffic, tally);
+                if before.as_ref().is_some_and(|played| played.is_write) {
+                    self.check(call(Moment::Applied, n), traffic, tally);
+                    self.check(call(Moment::Replied, n), traffic, tally);
+                }
+                before.is_none_or(|played| played.killed)
+            }
+            Sort::QuietWrites => match self.reference.changing.get(n - 1) {
+                Some(&n) => {
+                    let moments = [Moment::Before, Moment::Applied, Moment::Replied];
+                    for moment in moments {
+                        self.check(call(moment, n), Air::Quiet, tally);
+                    }
+                    true
+                }
+                None => false,
+            },
+        };
+        self.untouched.fetch_add(usize::from(!killed), SeqCst);
+    }
+
+    fn check(&self, point: Point, air: Air, tally: &Tally) -> Option<Played> {
+        check(self.case, self.reference, point, air, tally)
+    }
+}
+
+/// Plays one point, and holds its end against the reference.
+fn check(case: &Case, reference: &Reference, point: Point, air: Air, tally: &Tally) -> Option<Played> {
+    let played = play(case, point, air, false).and_then(|played| {
+        same(reference.of(air), &played.stored, "the end is another than without a kill")?;
+        Ok(played)
+    });
+    match played {
+        Ok(played) => {
+            tally.good(point, air, &played);
+            Some(played)
+        }
+        Err(why) => {
+            tally.violation(case, point, air, &why);
+            None
+        }
+    }
+}
+
+/// Points of one seed: calls, and changes of the journal.
+const SAMPLES: (usize, usize) = (8, 4);
+
+/// Ten devices of all kinds, at random points.
+pub fn samples(cases: &[Case], seeds: u64, threads: usize, tally: &Tally) {
+    let next = AtomicUsize::new(1);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, SeqCst);
+                    if seed as u64 > seeds || tally.is_enough() {
+                        break;
+                    }
+                    sample(&cases[seed % cases.len()].clone().with_ten_devices(), seed as u64, tally);
+                }
+            });
+        }
+    });
+}
+
+fn sample(case: &Case, seed: u64, tally: &Tally) {
+    let reference = match Reference::new(case, seed) {
+        Ok(reference) => reference,
+        Err(why) => return tally.violation(case, Point::Nowhere, Air::Traffic(seed), &why),
+    };
+    let mut random = Random(seed);
+    for _ in 0..SAMPLES.0 {
+        let moment = [Moment::Before, Moment::Applied, Moment::Replied][random.below(3)];
+        let point = Point::Call(moment, 1 + random.below(reference.calls));
+        check(case, &reference, point, Air::Traffic(seed), tally);
+    }
+    for _ in 0..SAMPLES.1 {
+        check(case, &reference, Point::Write(1 + random.below(reference.writes)), Air::Traffic(seed), tally);
+    }
+}
+
+/// SplitMix64: a seed names all points.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((z ^ (z >> 31)) % end.max(1) as u64).unwrap_or(0)
+    }
+}
+
+/// One point again, as a violation names it: `case:point:air`.
+pub fn only(text: &str, tally: &Tally) {
+    let parts: Vec<_> = text.split(':').collect();
+    let [case, point, air] = parts[..] else { panic!("STACKFERRY_SWEEP_ONLY={text}: case:point:air") };
+    let case = Case::named(case).unwrap_or_else(|| panic!("no case is named {case}"));
+    let point: Point = point.parse().unwrap_or_else(|why| panic!("{why}"));
+    let air: Air = air.parse().unwrap_or_else(|why| panic!("{why}"));
+    let seed = if let Air::Traffic(seed) = air { seed } else { 1 };
+    match Reference::new(&case, seed) {
+        Ok(reference) => drop(check(&case, &reference, point, air, tally)),
+        Err(why) => tally.violation(&case, Point::Nowhere, air, &why),
+    }
+}

@@ -1,0 +1,110 @@
+//! S5 and all that it touches: the built binary is killed at every point, and the same command ends in the same state.
+//!
+//! `STACKFERRY_SWEEP` says how much: `quick` (a plain `cargo test`), `ci` (a release build), or `exhaustive` (every point
+//! of the journal in every case, 200 seeds): `STACKFERRY_SWEEP=exhaustive cargo test --release --test crash sweep`.
+//!
+//! A point is a call of the client to a server, or a system call by which it changes a file of its journal. At a call
+//! that may change something it is killed three times: before the call is applied, once it is applied, and once it is
+//! answered. At a call that only reads, these are one and the same state of both servers and of the journal, so it is
+//! killed once. Most points are met under traffic, judged by the auditor, by every device's proof of life, and by what is
+//! stored in the end but for what the air changes; calls that change something, also without traffic, where everything
+//! that is stored must be as without a kill.
+
+mod cases;
+mod kill;
+mod lane;
+mod outcome;
+mod planted;
+mod point;
+mod scene;
+mod tally;
+mod trace;
+
+use std::time::Instant;
+
+use cases::Case;
+use lane::{Lane, Reference, Sort};
+use scene::Air;
+use tally::Tally;
+
+/// How much is swept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Quick,
+    Ci,
+    Exhaustive,
+}
+
+impl Scope {
+    fn chosen() -> Self {
+        match std::env::var("STACKFERRY_SWEEP").as_deref() {
+            Ok("quick") => Self::Quick,
+            Ok("ci") => Self::Ci,
+            Ok("exhaustive") => Self::Exhaustive,
+            Ok(other) => panic!("STACKFERRY_SWEEP={other}: quick, ci or exhaustive"),
+            Err(_) if cfg!(debug_assertions) => Self::Quick,
+            Err(_) => Self::Ci,
+        }
+    }
+
+    fn seeds(self) -> u64 {
+        match self {
+            Self::Quick => 1,
+            Self::Ci => 8,
+            Self::Exhaustive => 200,
+        }
+    }
+
+    /// The cases, and with what steps each is swept: calls, journal.
+    fn cases(self) -> Vec<(Case, usize, usize)> {
+        let all = Case::all().into_iter().enumerate();
+        match self {
+            Self::Quick => all.take(4).map(|(i, case)| (case, 9, if i == 0 { 60 } else { 300 })).collect(),
+            // A prime, so that the steps do not fall on the same write of every transaction.
+            Self::Ci => all.map(|(i, case)| (case, 1, if i < 3 { 1 } else { 7 })).collect(),
+            Self::Exhaustive => all.map(|(_, case)| (case, 1, 1)).collect(),
+        }
+    }
+}
+
+/// Runs at the same time: they wait for one another's servers and disks.
+const THREADS: usize = 4;
+
+#[test]
+fn a_kill_at_any_point_ends_in_the_same_state() {
+    no_core_dumps();
+    let scope = Scope::chosen();
+    let begun = Instant::now();
+    let tally = Tally::default();
+    if let Ok(only) = std::env::var("STACKFERRY_SWEEP_ONLY") {
+        lane::only(&only, &tally);
+        return tally.close(&format!("crash sweep, {only}"), begun.elapsed());
+    }
+    for (number, (case, calls, journal)) in scope.cases().into_iter().enumerate() {
+        let reference = match Reference::new(&case, 2 * number as u64 + 1) {
+            Ok(reference) => reference,
+            Err(why) => {
+                tally.violation(&case, point::Point::Nowhere, Air::Quiet, &why);
+                continue;
+            }
+        };
+        for (sort, step) in [(Sort::Calls, calls), (Sort::QuietWrites, calls), (Sort::Journal, journal)] {
+            Lane::new(&case, &reference, sort, step, number as u64).sweep(THREADS, &tally);
+        }
+        println!(
+            "{:>5.0?} {} ({} calls, {} journal writes): {tally}",
+            begun.elapsed(),
+            case.name(),
+            reference.calls,
+            reference.writes
+        );
+    }
+    lane::samples(&Case::all(), scope.seeds(), THREADS, &tally);
+    tally.close(&format!("crash sweep ({scope:?})"), begun.elapsed());
+}
+
+/// An aborted process must not leave its memory, with keys in it, in a file.
+fn no_core_dumps() {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("less is always allowed");
+}

@@ -1,0 +1,90 @@
+//! The sweep can fail: what it looks for is planted, and found.
+
+use prost_reflect::Value;
+use stackferry::{map::path, rehearsal::store::Table};
+
+use super::{
+    cases::Case,
+    outcome,
+    point::{Moment, Point},
+    scene::{Air, Scene, play},
+};
+use crate::world::{APP, dev};
+
+fn case() -> Case {
+    Case::named("mute-source+keep+keys+verified+go+no+1").expect("a case")
+}
+
+#[test]
+fn a_run_that_is_not_started_again_is_noticed() {
+    let expected = play(&case(), Point::Nowhere, Air::Quiet, false).expect("nothing is wrong");
+    let mut noticed = 0;
+    // The last calls are those of the run that shows that nothing is written any more.
+    for n in (10..expected.calls.len() - 40).step_by(20) {
+        let point = Point::Call(Moment::Applied, n);
+        let mut scene = Scene::new(&case(), point, Air::Quiet, false);
+        let stage = &case().stages()[0];
+        scene.world.config(&stage.config);
+        let ran = scene.start(stage);
+        assert_eq!(ran.code, None, "{point}: it was killed");
+        let differences = outcome::differences(&expected.stored, &outcome::whole(&scene.world));
+        assert!(!differences.is_empty(), "{point}: half a run looks like a whole one");
+        noticed += 1;
+    }
+    assert!(noticed > 3);
+}
+
+#[test]
+fn a_device_that_is_live_twice_is_noticed() {
+    let mut scene = Scene::new(&case(), Point::Nowhere, Air::Traffic(1), false);
+    let kept = scene.world.source.record(Table::Ns, APP, &dev(2)).expect("it is there");
+    for stage in case().stages() {
+        scene.stage(&stage).expect("nothing is wrong");
+    }
+    scene.judge(&case()).expect("nothing is wrong");
+    scene.world.source.tts.store().put(Table::Ns, &format!("{APP}.{}", dev(2)), kept).expect("memory");
+    let why = scene.judge(&case()).expect_err("its session is live at the source again");
+    assert!(why.contains("S2") || why.contains("networks answered"), "{why}");
+}
+
+#[test]
+fn a_device_that_is_live_nowhere_is_noticed() {
+    let mut scene = Scene::new(&case(), Point::Nowhere, Air::Traffic(1), false);
+    for stage in case().stages() {
+        scene.stage(&stage).expect("nothing is wrong");
+    }
+    scene.world.target.edit(Table::Ns, APP, &dev(4), |ns| {
+        path::set_wrapped(ns, "mac_settings.schedule_downlinks", Value::Bool(false));
+    });
+    let why = scene.judge(&case()).expect_err("it is muted on both sides");
+    assert!(why.contains("device"), "{why}");
+}
+
+#[test]
+fn speed() {
+    let t = std::time::Instant::now();
+    for _ in 0..20 {
+        case().world();
+    }
+    println!("world {:?}", t.elapsed() / 20);
+    for air in [Air::Quiet, Air::Traffic(1)] {
+        for counted in [false, true] {
+            let t = std::time::Instant::now();
+            let c = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+            let s = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+            for _ in 0..10 {
+                play(&case(), Point::Nowhere, air, counted).unwrap();
+            }
+            let c2 = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+            let s2 = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+            println!(
+                "play {air:?} {counted} {:?} client {:?}+{:?} servers {:?}+{:?}",
+                t.elapsed() / 10,
+                c2.user_time() - c.user_time(),
+                c2.system_time() - c.system_time(),
+                s2.user_time() - s.user_time(),
+                s2.system_time() - s.system_time()
+            );
+        }
+    }
+}
