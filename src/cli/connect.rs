@@ -296,8 +296,21 @@ pub async fn start(rehearsal: &Rehearsal, which: Side) -> Result<Embedded, Failu
         rehearsal::load(&tts, rehearsal.devices.as_deref(), rehearsal.application.as_deref())
             .map_err(|e| failed(&e))?;
     }
-    let served = rehearsal::serve(Arc::clone(&tts), SocketAddr::from(([127, 0, 0, 1], 0)), None)
-        .await
-        .map_err(|e| failed(&e))?;
-    Ok(Embedded { tts, served })
+    serve(tts, which).await
+}
+
+/// An embedded stack at another address: one deployment, seen from both sides.
+///
+/// # Errors
+/// When it cannot listen.
+pub async fn again(embedded: &Embedded, which: Side) -> Result<Embedded, Failure> {
+    serve(Arc::clone(&embedded.tts), which).await
+}
+
+async fn serve(tts: Arc<Tts>, which: Side) -> Result<Embedded, Failure> {
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    match rehearsal::serve(Arc::clone(&tts), listen, None).await {
+        Ok(served) => Ok(Embedded { tts, served }),
+        Err(e) => Err(Failure::new(Exit::Failed, format!("the embedded {which}: {e}"), None)),
+    }
 }

@@ -43,11 +43,16 @@ pub(super) async fn run(
         let mut target = settings(&config.target);
         rehearse::mirror_facts(&real.jobs, &mut source, &mut target).await?;
         let source = connect::start(&source, wire::Side::Source).await?;
+        let one_deployment = rehearse::one_deployment(&real.jobs).await?;
         for job in &real.jobs {
             rehearse::mirror(job, &source.tts, config.rollout.in_flight).await?;
         }
         drop(real);
-        let target = connect::start(&target, wire::Side::Target).await?;
+        let target = if one_deployment {
+            connect::again(&source, wire::Side::Target).await?
+        } else {
+            connect::start(&target, wire::Side::Target).await?
+        };
         // Nobody joins an embedded stack, and the real journal must know nothing of this.
         config.clear.when = Some(ClearWhen::Verified);
         config.journal.path = folder.path.join("rehearsal.journal");

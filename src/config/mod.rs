@@ -42,6 +42,17 @@ pub use secret::{COMMAND_TIMEOUT, SecretError, SecretRef};
 /// The largest configuration, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
+/// How far the checks look beyond the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Depth {
+    /// Not at all.
+    Text,
+    /// At the files that it names, but for secrets.
+    Files,
+    /// At all that it names.
+    Secrets,
+}
+
 impl Config {
     /// Reads and checks a configuration: its text, and that the files and variables it names are there. Connects to
     /// nothing and runs no command. Relative paths start at the folder of the file.
@@ -49,7 +60,7 @@ impl Config {
     /// # Errors
     /// With every problem of the file.
     pub fn load(path: &Path, env: &Env) -> Result<Self, Diagnostics> {
-        Self::read(path, env, true)
+        Self::read(path, env, Depth::Secrets)
     }
 
     /// As [`Config::load`], but secrets may be missing: for commands that connect to nothing.
@@ -57,12 +68,19 @@ impl Config {
     /// # Errors
     /// With every problem of the file but missing secrets.
     pub fn load_offline(path: &Path, env: &Env) -> Result<Self, Diagnostics> {
-        Self::read(path, env, false)
+        Self::read(path, env, Depth::Files)
     }
 
-    fn read(path: &Path, env: &Env, secrets: bool) -> Result<Self, Diagnostics> {
+    /// The problems that the bytes of a file show by themselves. Looks at no other file and at no variable, and so gives no
+    /// configuration: for whoever has a text that nobody vouches for.
+    pub fn problems(path: &Path, bytes: &[u8]) -> Diagnostics {
+        let nothing = Env::fixed::<String, String>([]);
+        Self::parse(path, bytes, &nothing, Depth::Text).map_or_else(|found| found, |config| config.warnings)
+    }
+
+    fn read(path: &Path, env: &Env, depth: Depth) -> Result<Self, Diagnostics> {
         match read_file(path) {
-            Ok(bytes) => Self::parse(path, &bytes, env, secrets),
+            Ok(bytes) => Self::parse(path, &bytes, env, depth),
             Err(error) => {
                 let problem =
                     Diagnostic::error(&Place::Whole, format!("cannot read the configuration: {error}"));
@@ -71,13 +89,13 @@ impl Config {
         }
     }
 
-    /// Checks the bytes of a file; `secrets` says whether missing secrets are errors.
-    fn parse(path: &Path, bytes: &[u8], env: &Env, secrets: bool) -> Result<Self, Diagnostics> {
+    /// Checks the bytes of a file.
+    fn parse(path: &Path, bytes: &[u8], env: &Env, depth: Depth) -> Result<Self, Diagnostics> {
         let text = String::from_utf8_lossy(bytes);
         let (tree, errors) = DeTable::parse_recoverable(&text);
         let syntax = syntax_errors(&text, bytes, &errors);
         let mut reader = read::Reader::new(env, !syntax.is_empty());
-        let config = check::config(tree.get_ref(), path, &mut reader, secrets);
+        let config = check::config(tree.get_ref(), path, &mut reader, depth);
         let (mut found, hidden) = reader.finish();
         // What stands in a line that could not be parsed is not what the user wrote.
         found.retain(|item| !syntax.iter().any(|error| on_same_line(&text, item, error)));

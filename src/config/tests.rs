@@ -24,7 +24,7 @@ fn examples() -> PathBuf {
 
 /// Checks a text as if it were a file in a folder with the given other files.
 fn check(text: &str, env: &Env) -> Result<Config, Diagnostics> {
-    Config::parse(Path::new("migration.toml"), text.as_bytes(), env, true)
+    Config::parse(Path::new("migration.toml"), text.as_bytes(), env, Depth::Secrets)
 }
 
 fn errors(text: &str) -> String {
@@ -188,7 +188,7 @@ fn the_example_of_every_key_is_valid() {
                 if key.kind == "list" { format!("\n[[{}]]", key.name) } else { format!("\n[{}]", key.name) };
             write(key.keys, &header, &[], &mut text);
         }
-        let found = Config::parse(&examples().join("examples.toml"), text.as_bytes(), &env(), false);
+        let found = Config::parse(&examples().join("examples.toml"), text.as_bytes(), &env(), Depth::Files);
         let config = found.unwrap_or_else(|found| panic!("{text}\n{found}"));
         assert_eq!((config.clear.mode, config.rollout.in_flight), (ClearMode::Keys, 16));
         assert_eq!(config.transform.allow_loss.len(), 2);
@@ -265,7 +265,7 @@ fn positions_count_from_one() {
 fn a_file_that_cannot_be_read_is_an_error() {
     let found = Config::load(Path::new("no/such.toml"), &env()).expect_err("no file");
     assert!(found.render(false).contains("cannot read the configuration"), "{found}");
-    let found = Config::parse(Path::new("x.toml"), b"# \xff\n", &env(), true).expect_err("no text");
+    let found = Config::parse(Path::new("x.toml"), b"# \xff\n", &env(), Depth::Secrets).expect_err("no text");
     assert!(found.render(false).contains("not UTF-8"), "{found}");
 }
 
@@ -273,8 +273,20 @@ fn a_file_that_cannot_be_read_is_an_error() {
 fn secrets_may_be_missing_when_nothing_is_connected_to() {
     let nothing = Env::fixed([("", ""); 0]);
     assert!(check(&with(""), &nothing).is_err());
-    let offline = Config::parse(Path::new("x.toml"), with("").as_bytes(), &nothing, false);
+    let offline = Config::parse(Path::new("x.toml"), with("").as_bytes(), &nothing, Depth::Files);
     assert!(offline.is_ok());
+}
+
+#[test]
+fn a_text_alone_is_checked_without_a_look_at_what_it_names() {
+    let text = with(
+        "[journal]\npath = 'no/such/folder/x.journal'\nseal-key = { file = 'no/such.key' }\n\
+         [[application]]\nsource = 'my-app'\ndevices = { file = '/dev/zero' }\n",
+    );
+    let text = text.replace("b.example.com\"\n", "b.example.com\"\nca = 'no/such.pem'\n");
+    let problems = Config::problems(Path::new("x.toml"), text.as_bytes());
+    assert!(problems.is_empty(), "{problems}");
+    assert!(Config::problems(Path::new("x.toml"), b"[source.tts").has_errors());
 }
 
 #[test]
@@ -325,7 +337,7 @@ proptest! {
             let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(0);
             bytes.splice(at..at, line.bytes());
         }
-        match Config::parse(&path, &bytes, &env(), true) {
+        match Config::parse(&path, &bytes, &env(), Depth::Secrets) {
             Ok(config) => prop_assert!(!config.warnings.has_errors()),
             Err(found) => {
                 prop_assert!(found.has_errors());

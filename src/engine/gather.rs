@@ -128,7 +128,10 @@ pub async fn application(
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.
-async fn one_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<bool, RunError> {
+///
+/// # Errors
+/// When a side cannot be asked.
+pub(super) async fn one_deployment(source: &Stack, target: &Stack, app: &AppId) -> Result<bool, RunError> {
     if source.is.endpoint() == target.is.endpoint() {
         return Ok(true);
     }

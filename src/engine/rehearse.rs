@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::run::{Job, RunError};
+use super::{
+    gather,
+    run::{Job, RunError},
+};
 use crate::{
     config::Rehearsal,
     map::path,
@@ -30,6 +33,17 @@ pub async fn mirror_facts(
     source.dev_addr_prefixes = job.source.stack().dev_addr_prefixes().await?;
     target.dev_addr_prefixes = job.target.stack().dev_addr_prefixes().await?;
     Ok(())
+}
+
+/// True when the real sides are one deployment: then the rehearsal needs one, too.
+///
+/// # Errors
+/// When a side cannot be asked.
+pub async fn one_deployment(jobs: &[Job]) -> Result<bool, RunError> {
+    match jobs.first() {
+        Some(job) => gather::one_deployment(job.source.stack(), job.target.stack(), job.source.app()).await,
+        None => Ok(false),
+    }
 }
 
 /// Copies the application and its selected devices, record by record, into the store of an embedded stack.

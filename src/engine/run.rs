@@ -209,7 +209,8 @@ impl Dispatcher<'_> {
         plan.devices().filter(|(_, d)| goes(&d.verdict) && (all || first(d))).count()
     }
 
-    /// Creates the application where it is not there, and sets its link. Returns false when there was nothing to do.
+    /// Creates the application where it is not there and sets its link, under the lock; takes the lock for devices that are
+    /// begun in this run.
     async fn carry_over(&self, work: &Work<'_>) -> Result<(), CarryError> {
         let (state, target) = (&work.ready.state, work.job.target.stack());
         if state.is_new() {
@@ -235,6 +236,10 @@ impl Dispatcher<'_> {
             biased;
             carried = self.carry_over(&work) => carried,
             () = work.abort.cancelled() => {
+                if let Some(lost) = work.lock.trouble() {
+                    self.application_failed(application, &lost, summary, failures);
+                    return Ok(());
+                }
                 summary.not_begun += going_in(application).count();
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! Protobuf and JSON to model and back: pure functions, no I/O. Silent loss would happen here, so it is tested by
 //! property.
 
+pub mod csv;
 pub mod diff;
 pub mod generate;
 pub mod json;

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value,
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, OneofDescriptor, ReflectMessage as _,
+    Value,
 };
 
 use super::options;
@@ -165,10 +166,7 @@ pub fn apply<S: AsRef<str>>(into: &mut DynamicMessage, from: &DynamicMessage, pa
 pub fn exists(descriptor: &MessageDescriptor, path: &str) -> bool {
     let (head, rest) = split(path);
     if let Some(oneof) = descriptor.oneofs().find(|o| o.name() == head) {
-        return rest.is_none_or(|rest| {
-            let name = split(rest).0;
-            oneof.fields().any(|f| f.name() == name) && exists(descriptor, rest)
-        });
+        return rest.is_none_or(|rest| member(&oneof, rest).is_some() && exists(descriptor, rest));
     }
     match (descriptor.get_field_by_name(head), rest) {
         (Some(_), None) => true,
@@ -238,9 +236,9 @@ pub fn canonical<'p>(descriptor: &MessageDescriptor, path: &'p str) -> &'p str {
 /// The type of the message at `path`; `None` when something else, or nothing, is there.
 pub fn message_at(descriptor: &MessageDescriptor, path: &str) -> Option<MessageDescriptor> {
     let (head, rest) = split(path);
-    let Some(field) = descriptor.get_field_by_name(head) else {
-        descriptor.oneofs().find(|o| o.name() == head)?;
-        return message_at(descriptor, rest?);
+    let (field, rest) = match descriptor.get_field_by_name(head) {
+        Some(field) => (field, rest),
+        None => member(&descriptor.oneofs().find(|o| o.name() == head)?, rest?)?,
     };
     match field.kind() {
         Kind::Message(inner) if !field.is_list() && !field.is_map() => match rest {
@@ -291,9 +289,15 @@ fn step<'p>(
     }
     let oneof = descriptor.oneofs().find(|o| o.name() == head)?;
     match rest {
-        Some(rest) => step(descriptor, message, rest),
+        Some(rest) => member(&oneof, rest),
         None => oneof.fields().find(|f| message.has_field(f)).map(|f| (f, None)),
     }
+}
+
+/// The member of a `oneof` with which `path` begins, and the rest of the path.
+fn member<'p>(oneof: &OneofDescriptor, path: &'p str) -> Option<(FieldDescriptor, Option<&'p str>)> {
+    let (head, rest) = split(path);
+    oneof.fields().find(|f| f.name() == head).map(|f| (f, rest))
 }
 
 #[cfg(test)]
@@ -353,6 +357,9 @@ mod tests {
         assert_eq!(number(&device, "mac_settings.adr.static.nb_trans"), 2);
         assert!(has(&device, "mac_settings.adr.mode"));
         assert!(!has(&device, "mac_settings.adr.mode.dynamic"));
+        // Behind its name stand its members and nothing else.
+        assert!(!has(&device, "mac_settings.adr.mode.mode.static"));
+        assert_eq!(message_at(&device.descriptor(), "mac_settings.adr.mode.mode.static"), None);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub const LIFE: &[&str] = &[
 /// Counters that only go up in one session.
 pub const COUNTERS: &[&str] =
     &["session.last_f_cnt_up", "session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
+/// Those of them that only a network that sends raises.
+const DOWNLINK_COUNTERS: &[&str] = &["session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
 
 /// AFCntDown, which the Application Server keeps.
 pub const A_F_CNT_DOWN: &str = "session.last_a_f_cnt_down";
@@ -283,11 +285,25 @@ pub fn changed_while_muted(
                     ["session", "ids.dev_addr"].iter().for_each(|p| path::clear(message, p));
                 }
             }
-            names(&diff::diff(&left, &right))
+            let mut changed = names(&diff::diff(&left, &right));
+            if component == Component::Ns && session_of(&sealed.0) == session_of(&now.0) {
+                changed.extend(sent_to(sealed, now));
+            }
+            changed
         }
         (Some(_), None) => vec![format!("the {component} record is gone")],
         (None, Some(_)) => vec![format!("a {component} record has appeared")],
     }
+}
+
+/// Downlink counters of one session that are not as they were sealed: they stand still while the source is muted. A device
+/// that may reset its counters takes them along.
+fn sent_to(sealed: &Record, now: &Record) -> Vec<String> {
+    if path::flag(&now.0, "mac_settings.resets_f_cnt") {
+        return Vec::new();
+    }
+    let moved = |p: &&&str| path::number(&sealed.0, p) != path::number(&now.0, p);
+    DOWNLINK_COUNTERS.iter().filter(moved).map(|p| (*p).to_owned()).collect()
 }
 
 /// The source as it must be when the target goes live: muted, the same session, the same downlink counters.
@@ -304,9 +320,8 @@ pub fn still_as_sealed(sealed: &Record, now: &Record) -> Vec<String> {
     if path::has(&now.0, "pending_session") && pending(now) != pending(sealed) {
         changed.push("pending_session".to_owned());
     }
-    let counters = ["session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
-    let moved = |p: &&str| path::number(&sealed.0, p) != path::number(&now.0, p);
-    changed.extend(counters.into_iter().filter(moved).map(str::to_owned));
+    let moved = |p: &&&str| path::number(&sealed.0, p) != path::number(&now.0, p);
+    changed.extend(DOWNLINK_COUNTERS.iter().filter(moved).map(|p| (*p).to_owned()));
     changed
 }
 

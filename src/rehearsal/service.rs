@@ -6,11 +6,16 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::body::Body;
+use futures_util::stream;
 use http_body_util::BodyExt as _;
 use prost_reflect::DynamicMessage;
 use tokio::{
@@ -29,7 +34,7 @@ use tonic::{
     },
 };
 
-use super::tts::{CallInfo, Fault, Tts};
+use super::tts::{CallInfo, Failure, Fault, Reply, Tts};
 use crate::{proto, wire::codec::DynamicCodec};
 
 /// Certificates of a server, in PEM.
@@ -108,7 +113,7 @@ pub async fn serve(tts: Arc<Tts>, listen: SocketAddr, tls: Option<ServerTls>) ->
 /// A TCP connection that a fault can cut.
 struct Connection {
     stream: TcpStream,
-    cut: CancellationToken,
+    cut: Cut,
     is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -117,7 +122,7 @@ impl Connection {
         // Without it small answers wait for acknowledgements; a connection that has it not works all the same.
         stream.set_nodelay(true).ok();
         let is_cut = Box::pin(cut.clone().cancelled_owned());
-        Self { stream, cut, is_cut }
+        Self { stream, cut: Cut { token: cut, reset: Arc::default() }, is_cut }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -141,7 +146,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.cut.is_cancelled() {
+        if self.cut.token.is_cancelled() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
@@ -156,15 +161,41 @@ impl AsyncWrite for Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.cut.reset.load(Ordering::SeqCst) {
+            // Closing discards what waits and sends RST. Should it fail, the connection ends with FIN: cut all the same.
+            self.stream.set_zero_linger().ok();
+        }
+    }
+}
+
 /// What a request knows of its connection.
 #[derive(Clone)]
-struct Cut(CancellationToken);
+struct Cut {
+    token: CancellationToken,
+    reset: Arc<AtomicBool>,
+}
+
+impl Cut {
+    /// Cuts the connection; the call ends with it.
+    async fn now<T>(&self) -> T {
+        self.token.cancel();
+        future::pending().await
+    }
+
+    /// As [`Cut::now`], with RST.
+    async fn reset<T>(&self) -> T {
+        self.reset.store(true, Ordering::SeqCst);
+        self.now().await
+    }
+}
 
 impl Connected for Connection {
     type ConnectInfo = Cut;
 
     fn connect_info(&self) -> Cut {
-        Cut(self.cut.clone())
+        self.cut.clone()
     }
 }
 
@@ -197,13 +228,16 @@ async fn answer(tts: Arc<Tts>, request: http::Request<Body>) -> http::Response<B
     let cut = extensions
         .get::<Cut>()
         .or_else(|| extensions.get::<TlsConnectInfo<Cut>>().map(TlsConnectInfo::get_ref));
-    let cut = cut.map(|cut| cut.0.clone());
+    let Some(cut) = cut.cloned() else { return Status::internal("no connection").into_http() };
     let size = tts.settings().max_message_size;
     let codec = DynamicCodec::new(method.input()).max_size(size);
     let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(size);
     let replied = Replied { tts: Arc::clone(&tts), call: Arc::default() };
-    let unary = Unary { tts, path, cut, call: Arc::clone(&replied.call) };
-    let response = grpc.unary(unary, request).await;
+    let note = Note { call: Arc::clone(&replied.call), torn: Arc::default() };
+    let response = grpc.unary(Unary { tts, path, cut: cut.clone(), note: note.clone() }, request).await;
+    if note.torn.load(Ordering::SeqCst) {
+        return torn(response, cut).await;
+    }
     response.map(|body| {
         // The body owns the note: it is dropped when the transport has taken all of it.
         let noted = body.map_frame(move |frame| {
@@ -214,10 +248,34 @@ async fn answer(tts: Arc<Tts>, request: http::Request<Body>) -> http::Response<B
     })
 }
 
+/// Time for half an answer to leave before its connection is cut.
+const FLUSH: Duration = Duration::from_millis(5);
+
+/// The first half of an answer, and then no connection any more.
+async fn torn(response: http::Response<tonic::body::Body>, cut: Cut) -> http::Response<Body> {
+    let (head, body) = response.into_parts();
+    let whole = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let half = Ok::<_, Infallible>(whole.slice(..whole.len() / 2));
+    let end = async move {
+        tokio::time::sleep(FLUSH).await;
+        cut.now().await
+    };
+    let frames = stream::StreamExt::chain(stream::iter([half]), stream::once(end));
+    http::Response::from_parts(head, Body::from_stream(frames))
+}
+
+/// What is learnt of a call while it is served.
+#[derive(Clone)]
+struct Note {
+    call: Arc<OnceLock<CallInfo>>,
+    /// Its answer is to be cut in the middle.
+    torn: Arc<AtomicBool>,
+}
+
 /// Tells the hooks of an answer when it is dropped.
 struct Replied {
     tts: Arc<Tts>,
-    call: Arc<std::sync::OnceLock<CallInfo>>,
+    call: Arc<OnceLock<CallInfo>>,
 }
 
 impl Drop for Replied {
@@ -231,8 +289,8 @@ impl Drop for Replied {
 struct Unary {
     tts: Arc<Tts>,
     path: String,
-    cut: Option<CancellationToken>,
-    call: Arc<std::sync::OnceLock<CallInfo>>,
+    cut: Cut,
+    note: Note,
 }
 
 impl tonic::server::UnaryService<DynamicMessage> for Unary {
@@ -241,40 +299,50 @@ impl tonic::server::UnaryService<DynamicMessage> for Unary {
 
     fn call(&mut self, request: tonic::Request<DynamicMessage>) -> Self::Future {
         let (tts, path) = (Arc::clone(&self.tts), self.path.clone());
-        let (cut, noted) = (self.cut.clone(), Arc::clone(&self.call));
-        Box::pin(async move { unary(&tts, &path, cut, &noted, request).await })
+        let (cut, note) = (self.cut.clone(), self.note.clone());
+        Box::pin(async move { unary(tts, &path, cut, note, request).await })
     }
 }
 
 async fn unary(
-    tts: &Tts,
+    tts: Arc<Tts>,
     path: &str,
-    cut: Option<CancellationToken>,
-    noted: &std::sync::OnceLock<CallInfo>,
+    cut: Cut,
+    note: Note,
     request: tonic::Request<DynamicMessage>,
 ) -> Result<tonic::Response<DynamicMessage>, Status> {
     let (metadata, _, message) = request.into_parts();
     let bearer = bearer(&metadata);
     let call = tts.announce(path, &message);
     let fault = tts.fault(&call);
-    let (mut more, mut answered) = (Vec::new(), true);
-    match fault {
-        None => {}
-        Some(Fault::Status(code)) => return Err(refuse(tts, call, noted, code, None)),
-        Some(Fault::Error(code, namespace, name)) => {
-            return Err(refuse(tts, call, noted, code, Some((namespace, name))));
+    match &fault {
+        Some(Fault::Status(code)) => {
+            return Err(refused(tts.refuse(call, *code, None), &note, &[]));
         }
-        Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
-        Some(Fault::CutBefore) => return dropped(cut).await,
-        Some(Fault::CutAfter) => answered = false,
-        Some(Fault::Headers(headers)) => more = headers,
+        Some(Fault::Error(code, namespace, name)) => {
+            return Err(refused(tts.refuse(call, *code, Some((namespace, name))), &note, &[]));
+        }
+        Some(Fault::RateLimited(headers)) => {
+            return Err(refused(tts.refuse_for_rate(call), &note, headers));
+        }
+        Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
+        Some(Fault::CutBefore) => return cut.now().await,
+        Some(Fault::Reset) => return cut.reset().await,
+        _ => {}
     }
-    let (call, outcome) = tts.apply(call, message, bearer.as_deref());
-    if !answered {
-        return dropped(cut).await;
+    let (call, outcome) = match fault {
+        Some(Fault::Late(time)) => late(tts, time, call, message, bearer).await?,
+        _ => tts.apply(call, message, bearer.as_deref()),
+    };
+    match fault {
+        Some(Fault::CutAfter) => return cut.now().await,
+        Some(Fault::CutWithin) => note.torn.store(true, Ordering::SeqCst),
+        Some(Fault::StatusAfter(code)) => return Err(Status::new(code, "the answer was lost")),
+        _ => {}
     }
+    let more = if let Some(Fault::Headers(headers)) = fault { headers } else { Vec::new() };
     // Only one call is made with this cell.
-    noted.set(call).ok();
+    note.call.set(call).ok();
     match outcome {
         Ok(reply) => {
             let mut response = tonic::Response::new(reply.message);
@@ -289,24 +357,26 @@ async fn unary(
     }
 }
 
-fn refuse(
-    tts: &Tts,
+/// Applies a call later, in a task of its own: a client that goes away does not end it.
+async fn late(
+    tts: Arc<Tts>,
+    time: Duration,
     call: CallInfo,
-    noted: &std::sync::OnceLock<CallInfo>,
-    code: tonic::Code,
-    definition: Option<(&'static str, &'static str)>,
-) -> Status {
-    let (call, failure) = tts.refuse(call, code, definition);
-    noted.set(call).ok();
-    failure.status()
+    message: DynamicMessage,
+    bearer: Option<String>,
+) -> Result<(CallInfo, Result<Reply, Failure>), Status> {
+    let applied = tokio::spawn(async move {
+        tokio::time::sleep(time).await;
+        tts.apply(call, message, bearer.as_deref())
+    });
+    applied.await.map_err(|_| Status::internal("the embedded server stopped"))
 }
 
-/// Cuts the connection; the call ends with it.
-async fn dropped<T>(cut: Option<CancellationToken>) -> T {
-    if let Some(cut) = cut {
-        cut.cancel();
-    }
-    future::pending().await
+fn refused((call, failure): (CallInfo, Failure), note: &Note, headers: &[(String, String)]) -> Status {
+    note.call.set(call).ok();
+    let mut status = failure.status();
+    add(status.metadata_mut(), headers.iter());
+    status
 }
 
 fn bearer(metadata: &MetadataMap) -> Option<String> {

@@ -289,14 +289,7 @@ impl Client {
             Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
         };
         self.0.throttle.learn(method, about, &limits, refused, Instant::now());
-        let reply = result.map_err(|refusal| redacted(*refusal.failure, redactor))?;
-        let message = DynamicMessage::decode(output.clone(), reply.message)
-            .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
-        let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
-        let warnings = warnings.map(|w| redactor.clean(&clean(&String::from_utf8_lossy(w.as_bytes()))));
-        let total_count =
-            reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
-        Ok(Answer { message, total_count, warnings: warnings.collect() })
+        answer(output, redactor, result)
     }
 
     /// Waits for the fixed rate and for the server's bucket, or says that it would take too long.
@@ -324,13 +317,30 @@ impl Client {
     }
 }
 
+/// The message of an answer, and the server's words without the secrets of the call.
+pub(super) fn answer(
+    output: &MessageDescriptor,
+    redactor: &Redactor,
+    result: Result<Reply, Refusal>,
+) -> Result<Answer, Failure> {
+    let reply = result.map_err(|refusal| redacted(*refusal.failure, redactor))?;
+    let message = DynamicMessage::decode(output.clone(), reply.message)
+        .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
+    let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
+    let warnings = warnings.map(|w| redactor.clean(&clean(&String::from_utf8_lossy(w.as_bytes()))));
+    let total_count = reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
+    Ok(Answer { message, total_count, warnings: warnings.collect() })
+}
+
 /// A failure without the secrets of its call.
 fn redacted(mut failure: Failure, redactor: &Redactor<'_>) -> Failure {
     failure.message = redactor.clean(&failure.message);
     if let Some(status) = &mut failure.status {
         status.message = redactor.clean(&status.message);
         for detail in &mut status.errors {
-            detail.message_format = redactor.clean(&detail.message_format);
+            for text in [&mut detail.namespace, &mut detail.name, &mut detail.message_format] {
+                *text = redactor.clean(text);
+            }
             let text = serde_json::Value::from(detail.attributes.clone()).to_string();
             if redactor.clean(&text) != text {
                 detail.attributes.clear();

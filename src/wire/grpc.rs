@@ -8,7 +8,6 @@ use std::{error::Error as _, time::Duration};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use super::{
     connection::{Body, Connection},
@@ -77,8 +76,20 @@ pub(super) async fn exchange(
         let sent = e.take_message().is_none();
         cut(&e.into_error(), sent)
     })?;
+    receive(response, max, |e| cut(&e, true)).await
+}
+
+/// Reads an answer, from wherever it comes; `cut` says what it means when the body breaks off.
+pub(super) async fn receive<B>(
+    response: Response<B>,
+    max: usize,
+    cut: impl Fn(B::Error) -> Failure,
+) -> Result<Reply, Refusal>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
     let limits = Limits::from_headers(response.headers());
-    read(response, max).await.map_err(|failure| {
+    read(response, max, cut).await.map_err(|failure| {
         let emptied = limits.present() && limits.available.unwrap_or(0) == 0;
         let paced = failure.kind == Kind::RateLimited && emptied;
         // Refused for its rate, with the bucket's state: the rate limiter stands before the handlers
@@ -88,7 +99,14 @@ pub(super) async fn exchange(
     })
 }
 
-async fn read(response: Response<Incoming>, max: usize) -> Result<Reply, Failure> {
+async fn read<B>(
+    response: Response<B>,
+    max: usize,
+    cut: impl Fn(B::Error) -> Failure,
+) -> Result<Reply, Failure>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
     let (head, mut body) = response.into_parts();
     let mut metadata = head.headers;
     // "Trailers-Only": a refusal without a body.
@@ -101,7 +119,7 @@ async fn read(response: Response<Incoming>, max: usize) -> Result<Reply, Failure
     check_head(head.status, &metadata)?;
     let mut data = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        match frame.map_err(|e| cut(&e, true))?.into_data() {
+        match frame.map_err(&cut)?.into_data() {
             Ok(bytes) => {
                 data.put(bytes);
                 check_length(&data, max)?;

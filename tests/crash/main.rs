@@ -6,3 +6,8 @@ mod sweep;
 #[path = "../world/mod.rs"]
 #[allow(dead_code)]
 mod world;
+
+mod machine;
+mod process;
+mod storm;
+mod weather;

@@ -165,7 +165,8 @@ fn killed_before(world: &World, method: &'static str, entity: &'static str) {
 #[test]
 fn a_dead_run_is_taken_over_only_when_asked_and_after_a_watch() {
     let world = World::some(&DEVICES);
-    world.config(CONFIG);
+    // One at a time: nothing of the dead run is still on its way.
+    world.config(&format!("{}[rollout]\nin-flight = 1\n", CONFIG.replace("1s", "2s")));
     killed_before(&world, "NsEndDeviceRegistry/Set", "");
     assert!(marker(&world.source).is_some() && marker(&world.target).is_some(), "SIGKILL leaves the markers");
 
@@ -218,8 +219,8 @@ fn a_marker_that_was_left_at_the_very_end_goes_with_the_next_run() {
 #[test]
 fn a_run_that_lives_is_not_taken_over() {
     let world = World::some(&DEVICES);
-    world.config(CONFIG);
-    slow_mutes(&world, Duration::from_secs(6));
+    world.config(&CONFIG.replace("1s", "2s"));
+    slow_mutes(&world, Duration::from_secs(9));
     let first = world.start();
     wait_for("the marker", || marker(&world.source).is_some());
     let mut taker = other(&world);

@@ -6,6 +6,7 @@ mod conformance;
 mod endings;
 mod fidelity;
 mod guards;
+mod inputs;
 mod journal;
 mod lock;
 mod moves;

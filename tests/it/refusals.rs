@@ -147,6 +147,20 @@ fn somebody_who_edits_the_source_stops_the_clear() {
 }
 
 #[test]
+fn a_downlink_counter_that_somebody_moved_at_the_muted_source_stops_the_clear() {
+    let world = World::some(&[9]);
+    world.config(&KEYS.replace("[clear]", "[clear]\nhold = true"));
+    world.run().expect(0).says("on hold");
+    world.source.edit(Table::Ns, APP, &dev(9), |ns| {
+        let next = path::number(ns, "session.last_n_f_cnt_down") as u32 + 100;
+        path::set(ns, "session.last_n_f_cnt_down", Value::U32(next));
+    });
+    world.config(KEYS);
+    world.run().expect(3).says("needs a look").says("session.last_n_f_cnt_down");
+    assert!(world.source.record(Table::Ns, APP, &dev(9)).is_some(), "nothing is cleared");
+}
+
+#[test]
 fn somebody_who_edits_the_target_is_neither_overwritten_nor_undone() {
     let world = World::some(&[1]);
     world.config(&KEYS.replace("[clear]", "[clear]\nhold = true"));

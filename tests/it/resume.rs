@@ -84,7 +84,9 @@ fn two_runs_on_one_journal_are_refused() {
     world.config(CONFIG);
     world.target.tts.on_call(|_| Some(Fault::Delay(Duration::from_millis(100))));
     let first = world.start();
-    while !world.dir.path().join("test.journal.lock").exists() {
+    // There is a moment between making the file and locking it.
+    let lock = world.dir.path().join("test.journal.lock");
+    while !std::fs::read_to_string(&lock).is_ok_and(|text| text.contains("held by")) {
         std::thread::sleep(Duration::from_millis(5));
     }
     world.run().expect(6).says("is in use by");

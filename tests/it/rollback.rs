@@ -59,6 +59,9 @@ fn a_fleet_that_lived_on_the_target_comes_back_and_goes_again() {
 
         watched.auditor.protect(Side::Source);
         watched.until_done("run");
+        if session == "drop" {
+            watched.join_all();
+        }
         watched.prove("target");
     }
 }

@@ -127,3 +127,11 @@ fn a_device_that_is_nowhere_is_recovered_from_the_journal_either_way() {
         assert!(!is_muted(&ns), "{verb}");
     }
 }
+
+#[test]
+fn a_rehearsal_of_it_moves_between_applications_of_one_embedded_stack() {
+    let world = World::one_deployment(&[1, 2]);
+    world.config_to(OTHER_APP, CONFIG);
+    world.call("rehearse", &[]).expect(0).says("2 devices moved").says("same-deployment");
+    assert_eq!(world.source.writes(), [""; 0], "the real side is only read");
+}

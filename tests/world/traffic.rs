@@ -168,6 +168,15 @@ impl Watched {
         panic!("`{verb}` does not end:\n{last}");
     }
 
+    /// Every device that can joins: one whose session was dropped has to before it is heard again.
+    pub fn join_all(&self) {
+        let mut field = lock(&self.field);
+        let Field { ether, devices, .. } = &mut *field;
+        for device in devices.iter_mut().filter(|d| d.joins()) {
+            ether.join(device).expect("it may join");
+        }
+    }
+
     /// Every device shows that this network alone serves it; the auditor and the air have seen nothing wrong.
     #[track_caller]
     pub fn prove(&self, network: &str) {

@@ -6,6 +6,7 @@ use glob::Pattern;
 
 use super::{
     super::{
+        Depth,
         checked::{Application, Copy, Side},
         devices::{Devices, read_list},
         diagnostic::{Diagnostic, Place},
@@ -143,6 +144,9 @@ impl Checker<'_, '_> {
             return Devices::Stdin;
         }
         let file = self.folder.join(&raw.value);
+        if self.depth < Depth::Files {
+            return Devices::File { path: file, ids: BTreeSet::new() };
+        }
         match list_of(&file) {
             Ok(ids) => Devices::File { path: file, ids },
             Err(problem) => {

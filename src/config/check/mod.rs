@@ -11,6 +11,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
+    Depth,
     checked::Config,
     diagnostic::{Diagnostic, Diagnostics, Place},
     raw::{RawClear, RawConfig, RawJournal, RawLimits, RawRollout, RawTransform, Reference},
@@ -27,13 +28,13 @@ pub(super) fn config(
     tree: &DeTable<'_>,
     path: &Path,
     reader: &mut Reader<'_>,
-    secrets: bool,
+    depth: Depth,
 ) -> Option<Config> {
     let whole = toml::de::DeValue::Table(tree.clone());
     let raw = RawConfig::read(&whole, &Place::Whole, "", reader)?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut checker =
-        Checker { reader, folder, secrets, outputs: vec![(path.to_owned(), Place::Whole)], stdin: None };
+        Checker { reader, folder, depth, outputs: vec![(path.to_owned(), Place::Whole)], stdin: None };
     let source = checker.source(raw.source);
     let target = checker.target(raw.target);
     let journal: RawJournal = checker.section(raw.journal, "journal");
@@ -70,8 +71,8 @@ struct Checker<'r, 'e> {
     reader: &'r mut Reader<'e>,
     /// Where relative paths start.
     folder: PathBuf,
-    /// True when a missing secret is an error.
-    secrets: bool,
+    /// How far the checks look beyond the text.
+    depth: Depth,
     /// Files that a run reads back or writes: no two may be the same.
     outputs: Vec<(PathBuf, Place)>,
     /// Where standard input is read.
@@ -155,7 +156,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Where a secret is; with `secrets`, that it is there.
+    /// Where a secret is; with [`Depth::Secrets`], that it is there.
     fn secret(&mut self, raw: Option<At<Reference>>, path: &str) -> Option<SecretRef> {
         let At { value: Reference(raw), at } = raw?;
         self.exactly_one(
@@ -179,7 +180,7 @@ impl Checker<'_, '_> {
             }
             (SecretRef::Command(command.value.into_iter().map(|part| part.value).collect()), command.at)
         };
-        if self.secrets
+        if self.depth >= Depth::Secrets
             && let Err(error) = found.probe(self.reader.env())
         {
             self.error(&at, format!("`{path}` cannot be used"), error.to_string(), error.help());
@@ -207,6 +208,9 @@ impl Checker<'_, '_> {
     fn input(&mut self, raw: Option<At<String>>, path: &str) -> Option<PathBuf> {
         let raw = raw?;
         let file = self.folder.join(&raw.value);
+        if self.depth < Depth::Files {
+            return Some(file);
+        }
         let problem = match file.metadata() {
             Ok(metadata) if metadata.is_dir() => "this is a folder".to_owned(),
             Ok(_) => return Some(file),
@@ -226,9 +230,10 @@ impl Checker<'_, '_> {
         let raw = raw?;
         let file = self.folder.join(&raw.value);
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if raw.value.is_empty() || file.is_dir() {
+        let looks = self.depth >= Depth::Files;
+        if raw.value.is_empty() || (looks && file.is_dir()) {
             self.error(&raw.at, format!("`{path}` is not a file"), "", "");
-        } else if parent.is_some_and(|parent| !parent.is_dir()) {
+        } else if looks && parent.is_some_and(|parent| !parent.is_dir()) {
             let help = "make the folder first; relative paths start at the folder of this file";
             self.error(&raw.at, format!("`{path}` is in a folder that does not exist"), "", help);
         } else if let Some((_, first)) = self.outputs.iter().find(|(other, _)| *other == file) {

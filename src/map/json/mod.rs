@@ -6,6 +6,7 @@
 //! (`proto/stackferry/wire.proto`); the rules were learnt from the annotations of the stack's own proto files, its JSON
 //! plugin (`protoc-gen-go-json` 1.6), and real answers, which the tests read and write back.
 
+mod devices;
 mod form;
 mod read;
 mod well_known;
@@ -13,7 +14,10 @@ mod write;
 
 use std::fmt;
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage as _, Value};
+pub use devices::{Device, Devices, FileError, MAX_DEVICE};
+use prost_reflect::{
+    DynamicMessage, EnumDescriptor, FieldDescriptor, MessageDescriptor, ReflectMessage as _, Value,
+};
 
 /// JSON that is not the message it should be. It names the place and the reason, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +56,12 @@ pub fn to_json(message: &DynamicMessage) -> serde_json::Value {
 /// The JSON of one value of a field: an item of a list, or the value of a map entry.
 pub(crate) fn value_to_json(field: &FieldDescriptor, value: &Value) -> serde_json::Value {
     write::single(field, value)
+}
+
+/// The number that a text names in an enum: a full name, a name without prefix, an alias, or a decimal number, which need
+/// not have a name.
+pub(crate) fn enum_number(descriptor: &EnumDescriptor, text: &str) -> Option<i32> {
+    form::of_enum(descriptor).read(text)
 }
 
 /// Reads a message, leaving out what it has no field for.

@@ -99,12 +99,22 @@ pub enum Fault {
     Status(Code),
     /// The same with namespace and name of the error, as `pkg/redis` and `not_found`.
     Error(Code, &'static str, &'static str),
-    /// Wait before applying it.
+    /// Apply it and answer this status all the same: what a proxy says of an answer that it lost.
+    StatusAfter(Code),
+    /// Refuse it for its rate, as the limiter does, with these headers in place of the limiter's own.
+    RateLimited(Vec<(String, String)>),
+    /// Wait before applying it. It is not applied when the client has gone by then.
     Delay(Duration),
+    /// Apply it after this time, whether the client still waits or not.
+    Late(Duration),
     /// Drop the connection without applying it.
     CutBefore,
     /// Apply it and drop the connection instead of answering.
     CutAfter,
+    /// Apply it and drop the connection in the middle of the answer.
+    CutWithin,
+    /// Reset the connection (RST in place of FIN) without applying it.
+    Reset,
     /// Add headers to the answer.
     Headers(Vec<(String, String)>),
 }
@@ -222,17 +232,24 @@ impl Tts {
     /// What the real server answers.
     pub fn call(&self, path: &str, request: DynamicMessage, bearer: Option<&str>) -> Result<Reply, Failure> {
         let call = self.announce(path, &request);
+        let fault = self.fault(&call);
         let mut more = Vec::new();
-        match self.fault(&call) {
+        match fault {
             Some(Fault::Status(code)) => return Err(self.refuse(call, code, None).1),
             Some(Fault::Error(code, namespace, name)) => {
                 return Err(self.refuse(call, code, Some((namespace, name))).1);
             }
-            Some(Fault::Headers(headers)) => more = headers,
+            Some(Fault::RateLimited(headers)) => {
+                return Err(self.refuse_for_rate(call).1.with_headers(headers));
+            }
+            Some(Fault::Headers(ref headers)) => more.clone_from(headers),
             _ => {}
         }
         let (call, outcome) = self.apply(call, request, bearer);
         self.replied(&call);
+        if let Some(Fault::StatusAfter(code)) = fault {
+            return Err(Failure::injected(code, None));
+        }
         match outcome {
             Ok(mut reply) => {
                 reply.headers.extend(more);
@@ -269,6 +286,14 @@ impl Tts {
         call.code = Some(code);
         self.finish(&call);
         (call, Failure::injected(code, definition))
+    }
+
+    /// Answers an injected refusal of the rate limiter.
+    pub(super) fn refuse_for_rate(&self, mut call: CallInfo) -> (CallInfo, Failure) {
+        let failure = RATE_LIMIT_EXCEEDED.with(json!({"key": "injected", "rate": 0}));
+        call.code = Some(failure.code());
+        self.finish(&call);
+        (call, failure)
     }
 
     /// Applies a call and tells the hooks.

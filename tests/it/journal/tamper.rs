@@ -215,107 +215,112 @@ fn rows(path: &Path, loot: &Loot<'_>, dice: &mut Dice) -> String {
     image::put(&loot.now.files, path);
     let journal = Connection::open(path).expect("opens");
     let last: usize = journal.query_row("SELECT max(seq) FROM entry", [], |r| r.get(0)).expect("entries");
-    let (a, b) = (1 + dice.roll(last), 1 + dice.roll(last));
     // The rules of a sound database are no help to a tamperer.
     journal.execute_batch("PRAGMA foreign_keys = OFF").expect("sets");
-    let run = |sql: &str| journal.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let swap = |column: &str, a: i64, b: i64| {
-        run(&format!(
-            "CREATE TEMP TABLE t AS SELECT seq, {column} v FROM entry WHERE seq IN ({a}, {b});
-             UPDATE entry SET {column} = (SELECT v FROM t WHERE seq = {a}) WHERE seq = {b};
-             UPDATE entry SET {column} = (SELECT v FROM t WHERE seq = {b}) WHERE seq = {a};
-             DROP TABLE t"
-        ));
+    let seq = 1 + dice.roll(last);
+    let (sql, what) = match dice.roll(24) {
+        0..=7 => moved(&journal, dice, last),
+        8..=12 => changed(dice, last),
+        13..=15 => (String::new(), another(&journal, path, loot, dice, seq)),
+        16..=20 => about(dice, last),
+        _ => (String::new(), forge(&journal, path, dice, seq)),
     };
-    let (ai, bi) = (a as i64, b as i64);
-    let what = match dice.roll(24) {
+    journal.execute_batch(&sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    journal.close().expect("closes");
+    what.to_owned()
+}
+
+/// Statements after which a column of two entries has changed places.
+fn swap(column: &str, a: i64, b: i64) -> String {
+    format!(
+        "CREATE TEMP TABLE t AS SELECT seq, {column} v FROM entry WHERE seq IN ({a}, {b});
+         UPDATE entry SET {column} = (SELECT v FROM t WHERE seq = {a}) WHERE seq = {b};
+         UPDATE entry SET {column} = (SELECT v FROM t WHERE seq = {b}) WHERE seq = {a};
+         DROP TABLE t;"
+    )
+}
+
+/// Statements after which two rows have exchanged their numbers.
+fn renumber(table: &str, column: &str, a: i64, b: i64) -> String {
+    format!(
+        "UPDATE {table} SET {column} = -1 WHERE {column} = {a}; UPDATE {table} SET {column} = {a} WHERE {column} = {b};
+         UPDATE {table} SET {column} = {b} WHERE {column} = -1"
+    )
+}
+
+/// Entries are gone, or stand elsewhere.
+fn moved(journal: &Connection, dice: &mut Dice, last: usize) -> (String, &'static str) {
+    let (a, b) = (1 + dice.roll(last) as i64, 1 + dice.roll(last) as i64);
+    match dice.roll(8) {
+        0 => (format!("DELETE FROM entry WHERE seq = {a}"), "an entry is taken out"),
+        1 => (
+            format!("DELETE FROM entry WHERE seq > {a}; UPDATE journal SET head_seq = {a}"),
+            "the last entries are taken out, and the count set back",
+        ),
+        2 => (renumber("entry", "seq", a, b), "two entries change places"),
+        3 => (swap("body", a, b), "two bodies change places"),
+        4 => {
+            let seals = pair(journal, "SELECT seq FROM entry WHERE sealed = 1", dice);
+            let both = seals.map(|(a, b)| swap("body", a, b) + &swap("hash", a, b));
+            (both.unwrap_or_default(), "two seals change places")
+        }
+        5 => (swap("device", a, b), "an entry is given to another device"),
+        6 => {
+            let devices = pair(journal, "SELECT id FROM device", dice);
+            let renumbered = devices.map(|(a, b)| renumber("device", "id", a, b));
+            (renumbered.unwrap_or_default(), "two devices change names")
+        }
+        _ => (
+            format!(
+                "INSERT INTO entry SELECT {last} + 1, at, device, kind, sealed, body, hash FROM entry WHERE seq = {a};
+                 UPDATE journal SET head_seq = {last} + 1"
+            ),
+            "an entry stands there again",
+        ),
+    }
+}
+
+/// An entry or a device is another.
+fn changed(dice: &mut Dice, last: usize) -> (String, &'static str) {
+    let seq = 1 + dice.roll(last);
+    match dice.roll(5) {
+        0 => (format!("UPDATE entry SET kind = 'finished' WHERE seq = {seq}"), "a kind is changed"),
+        1 => (format!("UPDATE entry SET at = at + 1 WHERE seq = {seq}"), "a time is changed"),
+        2 => (
+            format!("UPDATE entry SET sealed = 1 - sealed WHERE seq = {seq}"),
+            "a seal is called an event, or the reverse",
+        ),
+        3 => {
+            let body = dice.one_of(&["x''", "zeroblob(30000000)", "x'00ff'", "CAST('{}' AS BLOB)"]);
+            (format!("UPDATE entry SET body = {body} WHERE seq = {seq}"), "a body is another")
+        }
+        _ => (
+            "UPDATE device SET device = device || 'x' WHERE id = (SELECT max(id) FROM device)".into(),
+            "a device is renamed",
+        ),
+    }
+}
+
+/// What the journal says of itself is another, or its tables are; or it was only tidied up.
+fn about(dice: &mut Dice, last: usize) -> (String, &'static str) {
+    match dice.roll(5) {
         0 => {
-            run(&format!("DELETE FROM entry WHERE seq = {a}"));
-            "an entry is taken out"
+            let (column, length) = dice.one_of(&[("id", 16), ("key_check", 40), ("head_tag", 40)]);
+            let bytes: Vec<u8> = (0..length).map(|_| dice.roll(256) as u8).collect();
+            let sql = format!("UPDATE journal SET {column} = x'{}'", hex::encode(bytes));
+            (sql, "something random about the journal itself")
         }
         1 => {
-            run(&format!("DELETE FROM entry WHERE seq > {a}; UPDATE journal SET head_seq = {a}"));
-            "the last entries are taken out, and the count set back"
+            let count = dice.one_of(&[0, last - 1, last + 1, i64::MAX as usize]);
+            (format!("UPDATE journal SET head_seq = {count}"), "the count is another")
         }
         2 => {
-            run(&format!(
-                "UPDATE entry SET seq = -{a} WHERE seq = {a}; UPDATE entry SET seq = {a} WHERE seq = {b};
-                 UPDATE entry SET seq = {b} WHERE seq = -{a}"
-            ));
-            "two entries change places"
+            let number = dice.one_of(&[0, 2, 3, 1000, -1, i32::MAX]);
+            let name = dice.one_of(&["user_version", "application_id"]);
+            (format!("PRAGMA {name} = {number}"), "another format or program")
         }
         3 => {
-            swap("body", ai, bi);
-            "two bodies change places"
-        }
-        4 => {
-            let seals = pair(&journal, "SELECT seq FROM entry WHERE sealed = 1", dice);
-            for column in ["body", "hash"] {
-                seals.iter().for_each(|(a, b)| swap(column, *a, *b));
-            }
-            "two seals change places"
-        }
-        5 => {
-            swap("device", ai, bi);
-            "an entry is given to another device"
-        }
-        6 => {
-            run("UPDATE device SET device = device || 'x' WHERE id = (SELECT max(id) FROM device)");
-            "a device is renamed"
-        }
-        7 => {
-            if let Some((a, b)) = pair(&journal, "SELECT id FROM device", dice) {
-                run(&format!(
-                    "UPDATE device SET id = -1 WHERE id = {a}; UPDATE device SET id = {a} WHERE id = {b};
-                     UPDATE device SET id = {b} WHERE id = -1"
-                ));
-            }
-            "two devices change names"
-        }
-        8 => {
-            run(&format!("UPDATE entry SET kind = 'finished' WHERE seq = {a}"));
-            "a kind is changed"
-        }
-        9 => {
-            run(&format!("UPDATE entry SET at = at + 1 WHERE seq = {a}"));
-            "a time is changed"
-        }
-        10 => {
-            run(&format!("UPDATE entry SET sealed = 1 - sealed WHERE seq = {a}"));
-            "a seal is called an event, or the reverse"
-        }
-        11 => {
-            run(&format!(
-                "INSERT INTO entry SELECT {last} + 1, at, device, kind, sealed, body, hash FROM entry
-                 WHERE seq = {a}; UPDATE journal SET head_seq = {last} + 1"
-            ));
-            "an entry stands there again"
-        }
-        12 => {
-            let body = dice.one_of(&["x''", "zeroblob(30000000)", "x'00ff'", "CAST('{}' AS BLOB)"]);
-            run(&format!("UPDATE entry SET body = {body} WHERE seq = {a}"));
-            "a body is another"
-        }
-        13..=15 => another(&journal, path, loot, dice, a),
-        16 => {
-            let column = dice.one_of(&["id", "key_check", "head_tag"]);
-            run(&format!("UPDATE journal SET {column} = randomblob(length({column}))"));
-            "something random about the journal itself"
-        }
-        17 => {
-            run(&format!(
-                "UPDATE journal SET head_seq = {}",
-                dice.one_of(&[0, a, last + 1, i64::MAX as usize])
-            ));
-            "the count is another"
-        }
-        18 => {
-            let number = dice.one_of(&[0, 2, 3, 1000, -1, i32::MAX]);
-            run(&format!("PRAGMA {} = {number}", dice.one_of(&["user_version", "application_id"])));
-            "another format or program"
-        }
-        19 => {
-            run(dice.one_of(&[
+            let sql = dice.one_of(&[
                 "CREATE TABLE more (x)",
                 "CREATE VIEW more AS SELECT 1",
                 "CREATE INDEX more ON entry (at)",
@@ -324,22 +329,19 @@ fn rows(path: &Path, loot: &Loot<'_>, dice: &mut Dice) -> String {
                 "INSERT INTO device (application, device) VALUES ('fleet-lab', 'nobody')",
                 "DROP INDEX entry_device",
                 "DELETE FROM journal",
-            ]));
-            "more or less than a journal has"
+            ]);
+            (sql.into(), "more or less than a journal has")
         }
-        20 => {
-            run(dice.one_of(&[
+        _ => {
+            let sql = dice.one_of(&[
                 "VACUUM",
                 "REINDEX",
                 "PRAGMA page_size = 1024; VACUUM",
                 "PRAGMA auto_vacuum = 1; VACUUM",
-            ]));
-            "nothing but tidied up"
+            ]);
+            (sql.into(), "nothing but tidied up")
         }
-        _ => forge(&journal, path, dice, a),
-    };
-    journal.close().expect("closes");
-    what.to_owned()
+    }
 }
 
 /// Two different values of a query, when there are two.
