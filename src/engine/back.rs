@@ -342,9 +342,7 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
     if !started && !compare::is_behind(component, write, now) {
         return None;
     }
-    // A muted source still hears uplinks and join-requests: what it has counted since the target was read stays.
-    let counted = |p: &str| compare::has_counted(component, p, &write.message, &now.0);
-    let moving = write.paths.iter().filter(|p| compare::is_moving(component, p) && !counted(p));
+    let moving = write.paths.iter().filter(|p| compare::is_moving(component, p));
     let mut paths: Vec<_> = moving.cloned().collect();
     if started && !compare::is_behind(component, write, now) {
         paths.clear();
@@ -352,11 +350,7 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
     if component == Component::Ns && path::has(&write.message, STARTED_AT) {
         paths.push(STARTED_AT.to_owned());
     }
-    let mut message = write.message.clone();
-    if component == Component::Js {
-        back::add_used_nonces(&mut message, &now.0);
-    }
-    Some(Write { message, paths })
+    Some(Write { message: write.message.clone(), paths })
 }
 
 /// What somebody has edited on the target since it was written goes with the record there.
