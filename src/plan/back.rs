@@ -228,12 +228,21 @@ fn nonces(js: &mut DynamicMessage, there: &DynamicMessage) {
     for counter in compare::NONCES {
         raise(js, there, counter);
     }
-    let mut used = compare::used_nonces(js);
-    used.extend(compare::used_nonces(there));
+    // In the order of their use: those of the target came later.
+    let ours = compare::used_nonces(js);
+    let mut used = list(js, compare::USED_NONCES);
+    used.extend(
+        list(there, compare::USED_NONCES)
+            .into_iter()
+            .filter(|n| n.as_u32().is_some_and(|n| !ours.contains(&n))),
+    );
     if !used.is_empty() {
-        let list = used.into_iter().map(Value::U32).collect();
-        path::set(js, compare::USED_NONCES, Value::List(list));
+        path::set(js, compare::USED_NONCES, Value::List(used));
     }
+}
+
+fn list(message: &DynamicMessage, at: &str) -> Vec<Value> {
+    path::get(message, at).and_then(|v| v.as_list().map(<[Value]>::to_vec)).unwrap_or_default()
 }
 
 /// Takes a counter over where it is higher.
