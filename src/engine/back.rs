@@ -342,7 +342,9 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
     if !started && !compare::is_behind(component, write, now) {
         return None;
     }
-    let moving = write.paths.iter().filter(|p| compare::is_moving(component, p));
+    // A muted source still hears uplinks and join-requests: what it has counted since the target was read stays.
+    let counted = |p: &str| compare::has_counted(component, p, &write.message, &now.0);
+    let moving = write.paths.iter().filter(|p| compare::is_moving(component, p) && !counted(p));
     let mut paths: Vec<_> = moving.cloned().collect();
     if started && !compare::is_behind(component, write, now) {
         paths.clear();
