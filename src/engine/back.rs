@@ -352,7 +352,11 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
     if component == Component::Ns && path::has(&write.message, STARTED_AT) {
         paths.push(STARTED_AT.to_owned());
     }
-    Some(Write { message: write.message.clone(), paths })
+    let mut message = write.message.clone();
+    if component == Component::Js {
+        back::add_used_nonces(&mut message, &now.0);
+    }
+    Some(Write { message, paths })
 }
 
 /// What somebody has edited on the target since it was written goes with the record there.

@@ -228,16 +228,17 @@ fn nonces(js: &mut DynamicMessage, there: &DynamicMessage) {
     for counter in compare::NONCES {
         raise(js, there, counter);
     }
-    // In the order of their use: those of the target came later.
-    let ours = compare::used_nonces(js);
-    let mut used = list(js, compare::USED_NONCES);
-    used.extend(
-        list(there, compare::USED_NONCES)
-            .into_iter()
-            .filter(|n| n.as_u32().is_some_and(|n| !ours.contains(&n))),
-    );
+    add_used_nonces(js, there);
+}
+
+/// Takes over the DevNonces that `from` lists and `into` does not: behind its own, in the order of their use.
+pub fn add_used_nonces(into: &mut DynamicMessage, from: &DynamicMessage) {
+    let ours = compare::used_nonces(into);
+    let mut used = list(into, compare::USED_NONCES);
+    let new = |n: &Value| n.as_u32().is_some_and(|n| !ours.contains(&n));
+    used.extend(list(from, compare::USED_NONCES).into_iter().filter(new));
     if !used.is_empty() {
-        path::set(js, compare::USED_NONCES, Value::List(used));
+        path::set(into, compare::USED_NONCES, Value::List(used));
     }
 }
 

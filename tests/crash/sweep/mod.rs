@@ -103,6 +103,14 @@ fn a_kill_at_any_point_ends_in_the_same_state() {
     tally.close(&format!("crash sweep ({scope:?})"), begun.elapsed());
 }
 
+/// Processor time of this process and of all clients so far, in seconds: what the sweep costs, however busy the machine is.
+fn processor_time() -> i64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let of =
+        |who| getrusage(who).map_or(0, |usage| usage.user_time().tv_sec() + usage.system_time().tv_sec());
+    of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)
+}
+
 /// An aborted process must not leave its memory, with keys in it, in a file.
 fn no_core_dumps() {
     use nix::sys::resource::{Resource, setrlimit};

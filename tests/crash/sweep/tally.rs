@@ -71,7 +71,7 @@ impl Tally {
 
     /// Says what was covered, and fails on any violation.
     pub fn close(&self, what: &str, time: Duration) {
-        println!("{what}: {self}, in {time:.0?}");
+        println!("{what}: {self}, in {time:.0?} ({} s of processor time)", super::processor_time());
         let counts = self.counts();
         assert!(
             counts.violations.is_empty(),
