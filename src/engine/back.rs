@@ -342,7 +342,9 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
     if !started && !compare::is_behind(component, write, now) {
         return None;
     }
-    let moving = write.paths.iter().filter(|p| compare::is_moving(component, p));
+    // A muted source still hears uplinks and join-requests: what it has counted since the target was read stays.
+    let counted = |p: &str| compare::has_counted(component, p, &write.message, &now.0);
+    let moving = write.paths.iter().filter(|p| compare::is_moving(component, p) && !counted(p));
     let mut paths: Vec<_> = moving.cloned().collect();
     if started && !compare::is_behind(component, write, now) {
         paths.clear();
@@ -350,7 +352,11 @@ fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
     if component == Component::Ns && path::has(&write.message, STARTED_AT) {
         paths.push(STARTED_AT.to_owned());
     }
-    Some(Write { message: write.message.clone(), paths })
+    let mut message = write.message.clone();
+    if component == Component::Js {
+        back::add_used_nonces(&mut message, &now.0);
+    }
+    Some(Write { message, paths })
 }
 
 /// What somebody has edited on the target since it was written goes with the record there.

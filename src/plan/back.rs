@@ -228,12 +228,22 @@ fn nonces(js: &mut DynamicMessage, there: &DynamicMessage) {
     for counter in compare::NONCES {
         raise(js, there, counter);
     }
-    let mut used = compare::used_nonces(js);
-    used.extend(compare::used_nonces(there));
+    add_used_nonces(js, there);
+}
+
+/// Takes over the DevNonces that `from` lists and `into` does not: behind its own, in the order of their use.
+pub fn add_used_nonces(into: &mut DynamicMessage, from: &DynamicMessage) {
+    let ours = compare::used_nonces(into);
+    let mut used = list(into, compare::USED_NONCES);
+    let new = |n: &Value| n.as_u32().is_some_and(|n| !ours.contains(&n));
+    used.extend(list(from, compare::USED_NONCES).into_iter().filter(new));
     if !used.is_empty() {
-        let list = used.into_iter().map(Value::U32).collect();
-        path::set(js, compare::USED_NONCES, Value::List(list));
+        path::set(into, compare::USED_NONCES, Value::List(used));
     }
+}
+
+fn list(message: &DynamicMessage, at: &str) -> Vec<Value> {
+    path::get(message, at).and_then(|v| v.as_list().map(<[Value]>::to_vec)).unwrap_or_default()
 }
 
 /// Takes a counter over where it is higher.

@@ -254,6 +254,24 @@ pub fn is_moving(component: Component, path: &str) -> bool {
     session || moving(component).iter().any(|p| path::covers(p, path))
 }
 
+/// True when `now` has counted at least as far as `write` in this path: writing it could only set back what was counted
+/// meanwhile. Not for a device that may reset its counters, which has those of where it lives.
+pub fn has_counted(component: Component, path: &str, write: &DynamicMessage, now: &DynamicMessage) -> bool {
+    let not_behind = path::number(now, path) >= path::number(write, path);
+    match component {
+        Component::Is => false,
+        Component::Js if path == USED_NONCES => used_nonces(write).is_subset(&used_nonces(now)),
+        Component::Js => NONCES.contains(&path) && not_behind,
+        Component::As => {
+            path == A_F_CNT_DOWN && application_session(write) == application_session(now) && not_behind
+        }
+        Component::Ns => {
+            let resets = path::flag(write, "mac_settings.resets_f_cnt");
+            COUNTERS.contains(&path) && !resets && session_of(write) == session_of(now) && not_behind
+        }
+    }
+}
+
 /// What differs in a record of the source that could not be muted: everything counts, nonces too.
 pub fn changed_while_loud(sealed: Option<&Record>, now: Option<&Record>) -> Vec<String> {
     match (sealed, now) {

@@ -100,7 +100,8 @@ const MEANINGS: &[(Kind, &str)] = {
         ),
         (
             K::SameDeployment,
-            "Source and target are the same deployment, in which a device cannot exist twice.",
+            "Source and target are one deployment, in which a device cannot exist twice: each is deleted at the source, from a \
+             sealed snapshot, before it is created on the target. `clear.mode` must say `delete` for that.",
         ),
         (
             K::SameApplication,
@@ -192,6 +193,7 @@ const MEANINGS: &[(Kind, &str)] = {
             "A value that belongs to the source is replaced or left out: see [what is replaced](replaced.md).",
         ),
         (K::Adopted, "The target has the record already, and it is what would be written."),
+        (K::RolledBack, "The device is back at the source, as `rollback` was asked."),
         (
             K::OthersOnTarget,
             "The application on the target has devices that are not part of this move. They are left alone.",

@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use prost_reflect::DynamicMessage;
 
 use super::{Downlink, Dropped, Heard, NetworkFacts, Uplink, downlink, uplink};
 use crate::{
@@ -177,9 +178,11 @@ impl Ether {
             .find(|(name, _)| name == network)
             .ok_or_else(|| EtherError::Unknown(network.to_owned()))?;
         let now = (self.clock)();
+        let mut too_late = false;
         let sent = within(of.as_ref(), |store| {
             let key =
                 find(store, device).ok_or(Dropped::Rule("no Network Server record is this device's"))?;
+            too_late = store.get(Table::Ns, &key).is_some_and(|ns| has_sent_since(device, ns));
             let (application_id, device_id) = key.split_once('.').unwrap_or((&key, ""));
             downlink(store, now, application_id, device_id, down)
         });
@@ -187,6 +190,8 @@ impl Ether {
         match sent {
             Err(why) => Err(EtherError::Downlink { network: name(), why }),
             Ok(None) => Ok(None),
+            // The windows of an older uplink, which a copied MAC state still counts with, are over for the device.
+            Ok(Some(_)) if too_late => Ok(None),
             Ok(Some(phy)) => match device.receive(&phy) {
                 Ok(received) => Ok(Some(received)),
                 Err(why) => Err(EtherError::Refused { network: name(), why }),
@@ -223,6 +228,15 @@ impl Ether {
         let answered_by = answering.first().map(|(name, _)| (*name).clone());
         Ok(Answer { heard, answered_by, received })
     }
+}
+
+/// True for a class A device that has sent an uplink which this network has not heard: it listens after that one only.
+fn has_sent_since(device: &SimDevice, ns: &DynamicMessage) -> bool {
+    let always_listens = path::flag(ns, "multicast") || path::number(ns, "mac_state.device_class") > 0;
+    let heard = path::get(ns, "mac_state.recent_uplinks");
+    let heard = heard.as_ref().and_then(|v| v.as_list()?.last()?.as_message());
+    let heard = heard.map(|up| path::number(up, "payload.mac_payload.full_f_cnt"));
+    !always_listens && device.last_f_cnt_up().map(u64::from) != heard
 }
 
 /// Runs `work` once on the store of a network and hands its result out.
