@@ -59,32 +59,3 @@ fn a_device_that_is_live_nowhere_is_noticed() {
     let why = scene.judge(&case()).expect_err("it is muted on both sides");
     assert!(why.contains("device"), "{why}");
 }
-
-#[test]
-fn speed() {
-    let t = std::time::Instant::now();
-    for _ in 0..20 {
-        case().world();
-    }
-    println!("world {:?}", t.elapsed() / 20);
-    for air in [Air::Quiet, Air::Traffic(1)] {
-        for counted in [false, true] {
-            let t = std::time::Instant::now();
-            let c = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
-            let s = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
-            for _ in 0..10 {
-                play(&case(), Point::Nowhere, air, counted).unwrap();
-            }
-            let c2 = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
-            let s2 = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
-            println!(
-                "play {air:?} {counted} {:?} client {:?}+{:?} servers {:?}+{:?}",
-                t.elapsed() / 10,
-                c2.user_time() - c.user_time(),
-                c2.system_time() - c.system_time(),
-                s2.user_time() - s.user_time(),
-                s2.system_time() - s.system_time()
-            );
-        }
-    }
-}
