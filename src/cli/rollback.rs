@@ -87,7 +87,14 @@ async fn carry_out(
     let returns = rollback.survey(jobs, chosen).await?;
     terminal.data(&report::rollback::text(&returns));
     terminal.json(&report::json::line("rollback-planned", report::rollback::json(&returns)));
-    if returns.is_empty() || arguments.dry_run {
+    if arguments.dry_run {
+        return Ok(None);
+    }
+    if returns.is_empty() {
+        let removed = rollback.tidy(jobs).await?.removed;
+        removed
+            .iter()
+            .for_each(|app| terminal.talk(&format!("application {app} removed: its ID stays taken")));
         return Ok(None);
     }
     let question = || {

@@ -209,7 +209,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         // A record that was there when the target was read, or that an interrupted attempt has made.
         let mut ours = self.log.state().is_open(step) || !self.log.state().has(Step::Clear(component));
         self.intent(step).await?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let done = match self.source_record(component).await? {
                 None => self.ctx.source.recreate(&self.name.device, component, &write).await,
                 Some(now) => {
@@ -218,7 +218,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                         let text = "somebody has registered it at the source anew";
                         return Err(Trouble::Block(changed(text, component).paths(other)));
                     }
-                    let Some(lacks) = lacking(component, &write, &now) else {
+                    let Some(lacks) = lacking(component, &write, &now, attempt > 0) else {
                         return self.done(step, Ok(())).await;
                     };
                     self.ctx.source.update(&self.name.device, component, &lacks).await
@@ -241,7 +241,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let Some(now) = now else {
             return Err(Trouble::Block(changed("the restored record of the source is gone", component)));
         };
-        if lacking(component, &write, &now).is_some() {
+        if lacking(component, &write, &now, true).is_some() {
             let paths = compare::settings_that_differ(component, &write, &now.0);
             let text = "the restored record of the source was edited: nothing is removed from the target";
             return Err(Trouble::Block(changed(text, component).paths(paths)));
@@ -333,20 +333,20 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 }
 
-/// What is to be written to a record that is there; `None` when it holds everything.
-fn lacking(component: Component, write: &Write, now: &Record) -> Option<Write> {
+/// What is to be written to a record that is there; `None` when it holds everything. `written`: it was written before.
+fn lacking(component: Component, write: &Write, now: &Record, written: bool) -> Option<Write> {
     let started = component == Component::Ns
         && path::has(&write.message, STARTED_AT)
         && compare::session_of(&write.message) == compare::session_of(&now.0)
         && path::get(&write.message, STARTED_AT) != path::get(&now.0, STARTED_AT);
-    if !started && !compare::is_behind(component, write, now) {
+    if !started && !compare::is_behind(component, write, now, written) {
         return None;
     }
     // A muted source still hears uplinks and join-requests: what it has counted since the target was read stays.
     let counted = |p: &str| compare::has_counted(component, p, &write.message, &now.0);
     let moving = write.paths.iter().filter(|p| compare::is_moving(component, p) && !counted(p));
     let mut paths: Vec<_> = moving.cloned().collect();
-    if started && !compare::is_behind(component, write, now) {
+    if started && !compare::is_behind(component, write, now, written) {
         paths.clear();
     }
     if component == Component::Ns && path::has(&write.message, STARTED_AT) {

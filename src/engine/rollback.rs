@@ -101,6 +101,23 @@ impl Rollback<'_> {
         Ok(Return { device, state, outlook })
     }
 
+    /// Takes away what an interrupted rollback may have left where no device is left to bring back: our markers, and an
+    /// application that we made.
+    ///
+    /// # Errors
+    /// When the journal fails.
+    pub async fn tidy(&self, jobs: &[Job]) -> Result<Summary, RunError> {
+        let mut summary = Summary::default();
+        for job in jobs {
+            if application::origin(self.journal, job.target.app()).await? == Some(application::Origin::Ours) {
+                let abort = self.stop.abort.child_token();
+                Lock::of(job, true, &self.lock, self.events, &abort).give_back(self.stop).await;
+                self.remove_application(job, &mut summary).await?;
+            }
+        }
+        Ok(summary)
+    }
+
     /// Brings back what was chosen.
     ///
     /// # Errors

@@ -242,7 +242,7 @@ fn broken(error: csv::Error) -> CsvError {
     let error = match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         // It reads bytes and rows of any length, so it has no errors of its own.
-        other => io::Error::other(format!("{other:?}")),
+        _ => io::Error::other("the rows cannot be read"),
     };
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Broken>()) {
         Some(broken) => line(broken.line, broken.problem.clone()),

@@ -81,7 +81,7 @@ pub fn decide(
             }
         } else {
             write.paths.retain(|p| compare::is_moving(component, p));
-            if !now.is_some_and(|now| compare::is_behind(component, write, now)) {
+            if !now.is_some_and(|now| compare::is_behind(component, write, now, false)) {
                 *copy.slot(component) = None;
                 continue;
             }
@@ -256,13 +256,14 @@ fn raise(into: &mut DynamicMessage, from: &DynamicMessage, at: &str) {
 }
 
 /// The session went on where it was heard: counters are the higher of both, the MAC state is the target's if it was heard
-/// or sent to there. A device that may reset its counters has the target's, if it lives there.
+/// or sent to there. A device that may reset its FCntUp has the target's, if it lives there.
 fn same_session(ns: &mut DynamicMessage, there: &DynamicMessage, lives: bool) {
     if lives {
         path::apply(ns, there, compare::STATE);
     }
     for counter in compare::COUNTERS {
-        if lives && path::flag(ns, "mac_settings.resets_f_cnt") {
+        let downlink = compare::DOWNLINK_COUNTERS.contains(counter);
+        if lives && !downlink && path::flag(ns, "mac_settings.resets_f_cnt") {
             path::apply(ns, there, &[*counter]);
         } else {
             raise(ns, there, counter);

@@ -32,7 +32,7 @@ pub const LIFE: &[&str] = &[
 pub const COUNTERS: &[&str] =
     &["session.last_f_cnt_up", "session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
 /// Those of them that only a network that sends raises.
-const DOWNLINK_COUNTERS: &[&str] = &["session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
+pub const DOWNLINK_COUNTERS: &[&str] = &["session.last_n_f_cnt_down", "session.last_conf_f_cnt_down"];
 
 /// AFCntDown, which the Application Server keeps.
 pub const A_F_CNT_DOWN: &str = "session.last_a_f_cnt_down";
@@ -42,6 +42,9 @@ pub const NONCES: &[&str] = &["last_dev_nonce", "last_join_nonce", "last_rj_coun
 
 /// DevNonces that LoRaWAN 1.0.x devices have used.
 pub const USED_NONCES: &str = "used_dev_nonces";
+
+/// So many of them a Join Server remembers (`DevNonceLimit` of `pkg/joinserver`, by default).
+const REMEMBERED_NONCES: usize = 10;
 
 /// What a Network Server learns of a device besides its session.
 pub const STATE: &[&str] =
@@ -212,13 +215,18 @@ pub fn used_nonces(message: &DynamicMessage) -> BTreeSet<u32> {
 }
 
 /// True when a record of the source lacks something of what it gets back: another session, a lower counter or nonce, or
-/// anything else that is written and no traffic changes. What is ahead of `write` is not behind.
-pub fn is_behind(component: Component, write: &Write, now: &Record) -> bool {
+/// anything else that is written and no traffic changes. What is ahead of `write` is not behind. `written`: it was written
+/// already, so that a full list of DevNonces that lacks some has forgotten them since.
+pub fn is_behind(component: Component, write: &Write, now: &Record, written: bool) -> bool {
     let (write_message, now) = (&write.message, &now.0);
     let lower = |paths: &[&str]| paths.iter().any(|p| path::number(now, p) < path::number(write_message, p));
     let traffic = match component {
         Component::Is => false,
-        Component::Js => lower(NONCES) || !used_nonces(write_message).is_subset(&used_nonces(now)),
+        Component::Js => {
+            let used = used_nonces(now);
+            let forgotten = written && used.len() >= REMEMBERED_NONCES;
+            lower(NONCES) || !(forgotten || used_nonces(write_message).is_subset(&used))
+        }
         Component::As => {
             let session = application_session(write_message);
             session.is_some() && (session != application_session(now) || lower(&[A_F_CNT_DOWN]))
@@ -233,10 +241,11 @@ fn network_is_behind(write: &DynamicMessage, now: &DynamicMessage) -> bool {
     if session.is_none() {
         return false;
     }
+    // FCntUp of a device that may reset it says nothing; what it was sent is never counted again.
+    let kept = if path::flag(write, "mac_settings.resets_f_cnt") { DOWNLINK_COUNTERS } else { COUNTERS };
+    let lower = kept.iter().any(|p| path::number(now, p) < path::number(write, p));
     let count = |m: &DynamicMessage| COUNTERS.iter().map(|p| path::number(m, p)).collect::<Vec<_>>();
     let (ours, theirs) = (count(write), count(now));
-    let resets = path::flag(write, "mac_settings.resets_f_cnt");
-    let lower = !resets && ours.iter().zip(&theirs).any(|(ours, theirs)| theirs < ours);
     // With another uplink the source's own state is the newer one.
     let state = ours == theirs && path::get(write, "mac_state") != path::get(now, "mac_state");
     session != session_of(now) || lower || state
@@ -267,7 +276,8 @@ pub fn has_counted(component: Component, path: &str, write: &DynamicMessage, now
         }
         Component::Ns => {
             let resets = path::flag(write, "mac_settings.resets_f_cnt");
-            COUNTERS.contains(&path) && !resets && session_of(write) == session_of(now) && not_behind
+            let kept = if resets { DOWNLINK_COUNTERS } else { COUNTERS };
+            kept.contains(&path) && session_of(write) == session_of(now) && not_behind
         }
     }
 }

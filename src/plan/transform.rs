@@ -28,6 +28,20 @@ pub struct Found {
     pub hosts: Hosts,
 }
 
+impl Found {
+    /// True when NS and AS both hold a session, and not the same.
+    pub fn hold_different_sessions(&self) -> bool {
+        let session = |record: &Option<Record>| {
+            let record = record.as_ref().filter(|r| path::has(&r.0, "session"))?;
+            Some((path::bytes(&record.0, session::KEY_ID), record.session_addr()))
+        };
+        match (session(&self.records.ns), session(&self.records.as_)) {
+            (Some(ns), Some(as_)) => ns != as_,
+            _ => false,
+        }
+    }
+}
+
 /// What is written to one component of the target.
 #[derive(Clone, PartialEq)]
 pub struct Write {

@@ -19,6 +19,9 @@ use crate::{
     wire::Error,
 };
 
+/// How often NS and AS are read again when they hold different sessions.
+const READ_AGAIN: u32 = 2;
+
 /// One application of a deployment.
 #[derive(Debug, Clone)]
 pub struct TtsSource {
@@ -65,6 +68,33 @@ impl TtsSource {
         }
     }
 
+    /// Reads the records of these components from where the IS record says that they are.
+    async fn registries(
+        &self,
+        device: &DeviceId,
+        found: &mut Found,
+        components: &[Component],
+    ) -> Result<(), Error> {
+        for component in components.iter().copied() {
+            let (stack, unknown) = match self.place(component, found.records.is.as_ref()) {
+                Place::Here => (&self.stack, None),
+                Place::Other(stack) => {
+                    // A Join Server elsewhere is an external one: it is read, and stays where it is.
+                    found.external_js |= component == Component::Js;
+                    (stack, None)
+                }
+                Place::Unknown(host) => (&self.stack, Some(host)),
+            };
+            let record = stack.device(component, &self.app, device, &owner::whole(component)).await?;
+            found.elsewhere.retain(|(c, _)| *c != component);
+            if let (None, Some(host)) = (&record, unknown) {
+                found.elsewhere.push((component, host));
+            }
+            *found.records.slot(component) = record;
+        }
+        Ok(())
+    }
+
     /// The deployment to write to for this component, read from the IS record as it is now.
     async fn writer(&self, component: Component, device: &DeviceId) -> Result<&Stack, Error> {
         if self.others.is_empty() || component == Component::Is {
@@ -108,21 +138,13 @@ impl Source for TtsSource {
                 is.filter(|record| !marker::is_marker(record))
             }
         };
-        for component in [Component::Ns, Component::As, Component::Js] {
-            let (stack, unknown) = match self.place(component, found.records.is.as_ref()) {
-                Place::Here => (&self.stack, None),
-                Place::Other(stack) => {
-                    // A Join Server elsewhere is an external one: it is read, and stays where it is.
-                    found.external_js |= component == Component::Js;
-                    (stack, None)
-                }
-                Place::Unknown(host) => (&self.stack, Some(host)),
-            };
-            let record = stack.device(component, &self.app, device, &owner::whole(component)).await?;
-            if let (None, Some(host)) = (&record, unknown) {
-                found.elsewhere.push((component, host));
+        self.registries(device, &mut found, &[Component::Ns, Component::As, Component::Js]).await?;
+        // An uplink between the two readings may have turned the pending session into the session: read both again.
+        for _ in 0..READ_AGAIN {
+            if !found.hold_different_sessions() {
+                break;
             }
-            *found.records.slot(component) = record;
+            self.registries(device, &mut found, &[Component::Ns, Component::As]).await?;
         }
         Ok(found)
     }

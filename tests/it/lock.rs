@@ -34,17 +34,8 @@ fn another(world: &World, name: &str, change: impl Fn(String) -> String) -> Comm
     let text = change(text.replace("test.journal", &format!("{name}.journal")));
     let file = dir.join(format!("{name}.toml"));
     fs::write(&file, text).expect("a file");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
-    command
-        .arg("run")
-        .arg(file)
-        .arg("--yes")
-        .env("SOURCE_KEY", &world.source.tts.settings().api_key)
-        .env("TARGET_KEY", &world.target.tts.settings().api_key)
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let mut command = world.command_for("run", &file);
+    command.arg("--yes").stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -202,10 +202,15 @@ target = "{target}"
 
     /// The binary, ready to be started with more arguments.
     pub fn command(&self, verb: &str) -> Command {
+        self.command_for(verb, &self.dir.path().join("move.toml"))
+    }
+
+    /// As [`World::command`], with another configuration.
+    pub fn command_for(&self, verb: &str, config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
         command
             .arg(verb)
-            .arg(self.dir.path().join("move.toml"))
+            .arg(config)
             .env("SOURCE_KEY", &self.source.tts.settings().api_key)
             .env("TARGET_KEY", &self.target.tts.settings().api_key)
             .env("NO_COLOR", "1")

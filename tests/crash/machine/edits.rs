@@ -98,6 +98,12 @@ impl Edit {
         same_record && (same_path || matches!(later.change, Change::Delete(_)))
     }
 
+    /// A later edit of the copy on the target: what was edited at the source is not to be found there any more.
+    pub fn is_edited_further(&mut self, later: &Self) {
+        let same = (self.number, self.table) == (later.number, later.table);
+        self.early &= !(same && later.target && path_of(self.change) == path_of(later.change));
+    }
+
     /// Notes when a command has named it: the device and what was changed of it.
     pub fn hear(&mut self, said: &str) {
         let words: &[&str] = match self.change {

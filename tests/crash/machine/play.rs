@@ -194,6 +194,7 @@ impl Game {
                 let edit = Edit::make(&self.world, *target, DEVICES[*device], *change, n, !self.has_run);
                 if let Some(edit) = edit {
                     self.edits.retain(|earlier| !earlier.is_replaced_by(&edit));
+                    self.edits.iter_mut().for_each(|earlier| earlier.is_edited_further(&edit));
                     self.made.push(edit.clone());
                     self.edits.push(edit);
                     self.played.edits += 1;

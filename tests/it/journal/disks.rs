@@ -11,7 +11,7 @@ use std::{
 use prost_reflect::DynamicMessage;
 use stackferry::{
     journal::{Error, View},
-    rehearsal::store::Table,
+    rehearsal::{CallInfo, store::Table},
     step::{Event, Step},
 };
 use tempfile::TempDir;
@@ -21,7 +21,7 @@ use super::{
     image::{self, Image},
     shell, stored, watch, writes,
 };
-use crate::world::{Ran, World};
+use crate::world::{Ran, World, about_marker};
 
 /// A file system in memory, of a size of its own, gone with this.
 struct Disk {
@@ -64,8 +64,9 @@ impl Drop for Disk {
 
 /// Every call that a run sent for a device has its intent in the journal: after a failed write nothing more was sent.
 fn check_calls(world: &World, journal: &Path, what: &str) {
-    let sent = world.source.writes().into_iter().chain(world.target.writes());
-    let sent = sent.filter(|method| method.contains("EndDeviceRegistry")).count();
+    let sent = world.source.tts.calls().into_iter().chain(world.target.tts.calls());
+    let of_a_device = |c: &CallInfo| c.is_write && c.method.contains("EndDeviceRegistry") && !about_marker(c);
+    let sent = sent.filter(of_a_device).count();
     let mut intents = 0;
     if let Ok(view) = View::open(journal) {
         let count = view.for_each_device::<Error>(|_, events| {

@@ -173,7 +173,10 @@ fn everything_in_a_real_journal_is_on_the_page() {
         "SELECT c.name FROM sqlite_schema s, pragma_table_info(s.name) c WHERE s.type = 'table'",
     ));
     named.extend(list("SELECT DISTINCT kind FROM entry WHERE device IS NOT NULL"));
-    named.extend(list("SELECT DISTINCT replace(replace(kind, 'pin/', ''), 'fleet-lab to fleet-lab', 'SOURCE to TARGET') FROM entry WHERE device IS NULL"));
+    named.extend(list(
+        "SELECT DISTINCT replace(replace(replace(kind, 'pin/', ''), 'fleet-lab to fleet-lab', 'SOURCE to TARGET'),
+         'meta/application/fleet-lab', 'meta/application/<ID on the target>') FROM entry WHERE device IS NULL",
+    ));
     for name in &named {
         assert!(page.contains(&format!("`{name}`")), "`{name}` is not on the page");
     }

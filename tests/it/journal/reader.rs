@@ -120,7 +120,8 @@ fn read(path: &Path) -> Vec<Entry> {
         hash = row.hash_after(&hash);
         assert_eq!(row.hash, hash);
         let Some((application, device)) = row.device.clone() else {
-            let known = ["created", "opened"].contains(&row.kind.as_str()) || row.kind.starts_with("pin/");
+            let known = ["created", "opened"].contains(&row.kind.as_str())
+                || ["pin/", "meta/application/"].iter().any(|start| row.kind.starts_with(start));
             assert!(known, "`{}` is not in docs/journal.md", row.kind);
             continue;
         };

@@ -356,12 +356,16 @@ fn pair(journal: &Connection, query: &str, dice: &mut Dice) -> Option<(i64, i64)
 /// Rows of another journal, or of an earlier time of this one.
 fn another(journal: &Connection, path: &Path, loot: &Loot<'_>, dice: &mut Dice, at: usize) -> &'static str {
     let other = image::beside(path, ".other");
+    let private = |file: &Path| {
+        let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(file, owner_only).expect("ours");
+    };
     let from = dice.one_of(&[loot.older, loot.foreign]);
     for suffix in ["", "-wal"] {
-        from.files
-            .get(suffix)
-            .iter()
-            .for_each(|bytes| fs::write(image::beside(&other, suffix), bytes).expect("writes"));
+        from.files.get(suffix).iter().for_each(|bytes| {
+            fs::write(image::beside(&other, suffix), bytes).expect("writes");
+            private(&image::beside(&other, suffix));
+        });
     }
     journal.execute("ATTACH ?1 AS other", params![other.to_str()]).expect("attaches");
     let (sql, what) = match dice.roll(5) {

@@ -63,6 +63,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("src/config/fingerprint.rs: {w:?}", "words of the configuration"),
     ("src/engine/event.rs: waiting {duration:.1?} for the {side}: {reason} ({method} {about})", "a time"),
     ("src/engine/event.rs: {side} {method} {about} attempt {attempt}: {code} in {elapsed:.1?}", "a time"),
+    ("src/plan/stale.rs: {:?}", "names of decisions"),
     ("src/map/json/mod.rs: Parsed({}, unknown {:?})", "names of fields"),
     ("src/map/json/read.rs: a whole number ({kind:?})", "a type"),
     ("src/map/rules/kinds.rs: {value:?}", "compared, and never shown"),
