@@ -241,6 +241,11 @@ impl SimDevice {
         self.session.as_ref().is_some_and(|s| s.keys.f_nwk_s_int.bytes() == f_nwk_s_int_key)
     }
 
+    /// True when its last join-request was not answered: a device tries again until it is.
+    pub fn waits_for_accept(&self) -> bool {
+        self.nonces.joining.is_some()
+    }
+
     /// FCntUp of its last uplink in this session.
     pub fn last_f_cnt_up(&self) -> Option<u32> {
         self.session.as_ref()?.next_f_cnt_up.checked_sub(1)

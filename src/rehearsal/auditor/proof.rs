@@ -24,7 +24,8 @@ pub struct Proof {
 ///
 /// Shown are: exactly one network answers its next uplink and reads the payload; the next downlink of the application
 /// there has a counter that the device takes, as it has seen no higher one; its next join is accepted by that network
-/// alone, and the new session works. A device without a session joins first.
+/// alone, and the new session works. A device without a session joins first, and so does one whose last join-request was
+/// not answered and that no network hears.
 ///
 /// # Errors
 /// What failed, with the device's DevEUI or DevAddr.
@@ -42,7 +43,9 @@ fn prove(ether: &Ether, device: &mut SimDevice) -> Result<Proof, String> {
     if device.is_multicast() {
         return prove_group(ether, device);
     }
-    if device.dev_addr().is_none() {
+    // A device whose last join-request was not answered goes on asking, and need not be heard meanwhile.
+    let unheard = device.waits_for_accept() && !is_heard(ether, device)?;
+    if device.dev_addr().is_none() || unheard {
         let network = prove_join(ether, device)?;
         prove_session(ether, device, Some(&network))?;
         return Ok(Proof { network, joined: true });
@@ -56,6 +59,15 @@ fn prove(ether: &Ether, device: &mut SimDevice) -> Result<Proof, String> {
         prove_session(ether, device, Some(&network))?;
     }
     Ok(Proof { network, joined: device.joins() })
+}
+
+/// True when a network has a session for its next uplink.
+fn is_heard(ether: &Ether, device: &mut SimDevice) -> Result<bool, String> {
+    if device.dev_addr().is_none() {
+        return Ok(false);
+    }
+    let answer = ether.uplink(device, F_PORT, UP, false).map_err(failed("its next uplink"))?;
+    Ok(answer.heard.iter().any(|(_, heard)| heard.is_ok()))
 }
 
 /// One confirmed uplink, answered and read by one network, and one downlink from there.
