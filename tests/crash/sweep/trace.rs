@@ -41,6 +41,7 @@ pub struct Traced {
 }
 
 /// Runs `command` and counts what it does to files in `folder`.
+#[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
 pub fn run(command: &Command, folder: &Path, stop: Stop) -> Traced {
     let folder = fs::canonicalize(folder).expect("the folder is there");
     let (out, err) = (folder.join("traced.out"), folder.join("traced.err"));
