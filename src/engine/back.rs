@@ -148,8 +148,9 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// The whole records of ours on the target.
     async fn target_records(&self) -> Result<Records, Trouble> {
         let mut there = Records::default();
+        // NS before AS: what an uplink makes of a pending session reaches the AS last.
         let made: Vec<_> = self.log.state().made().collect();
-        for component in made {
+        for component in made.into_iter().rev() {
             let record = self.target_record(component).await?;
             if let (Some(record), Some(write)) = (&record, self.log.copy().await?.get(component)) {
                 let others = compare::other_device(write, record);

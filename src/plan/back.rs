@@ -12,6 +12,7 @@ use super::{
     MUTE, compare,
     facts::{IdFrom, SessionMode, TargetFacts, Wishes},
     finding::{Finding, Kind, Severity},
+    session,
     transform::{self, Copy, Found, Write},
 };
 use crate::{
@@ -213,6 +214,12 @@ fn merge(sides: &Sides<'_>, source: &TargetFacts) -> Result<(Found, Vec<Finding>
     } else if theirs == compare::session_of(&ns.0) {
         same_session(&mut ns.0, &there.0, lives);
         application_counter(&mut base.records, sides.there);
+    } else if lives && !share_a_session(sides.there) {
+        let text =
+            "the target's Network Server and Application Server hold different sessions: it has just joined";
+        let mut finding = Finding::new(Kind::SessionMismatch, text).fix("run again after its next uplink");
+        finding.severity = Severity::Wait;
+        return Err(Box::new(finding));
     } else if lives {
         findings.extend(foreign(there, ns, source));
         another_session(&mut base.records, sides.there);
@@ -221,6 +228,12 @@ fn merge(sides: &Sides<'_>, source: &TargetFacts) -> Result<(Found, Vec<Finding>
         return Err(Box::new(blocked(text, Component::Ns)));
     }
     Ok((base, findings))
+}
+
+/// True when NS and AS know the session by one key ID: else one of them was read before the uplink that made it.
+fn share_a_session(there: &Records) -> bool {
+    let id = |record: &Option<Record>| record.as_ref().map(|r| path::bytes(&r.0, session::KEY_ID));
+    there.as_.is_none() || id(&there.ns) == id(&there.as_)
 }
 
 /// Nonces that were used on either side are used.
