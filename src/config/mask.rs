@@ -8,11 +8,12 @@ use std::{ops::Range, sync::LazyLock};
 use regex::Regex;
 use toml::de::{DeTable, DeValue};
 
-/// API keys of The Things Stack (`NNSXS.` and kin), access keys of V2, credentials in a URL, long hexadecimal keys.
+/// API keys of The Things Stack (`NNSXS.` and kin), access keys of V2, credentials in a URL, long hexadecimal keys. The
+/// prefixes count wherever they are: a key that was pasted onto the end of a word is still a key.
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"\bN[A-Z2-7]{4}\.[A-Za-z0-9._-]+",
-        r"|\bttn-account-v2\.[A-Za-z0-9._-]+",
+        r"N[A-Z2-7]{4}\.[A-Za-z0-9._-]+",
+        r"|ttn-account-v2\.[A-Za-z0-9._-]+",
         r#"|://[^/@\s"']+@"#,
         r"|\b[0-9A-Fa-f]{32,}\b",
     ))
