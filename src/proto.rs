@@ -1,4 +1,5 @@
-//! The messages of The Things Stack, by reflection.
+//! The messages of The Things Stack, and those of The Things Network Stack V2 (packages `discovery`, `handler`, `lorawan`),
+//! by reflection.
 //!
 //! Everything that a registry stores is handled as a [`DynamicMessage`]: it keeps the fields that this build does not
 //! know (see `docs/adr/0001-dynamic-messages.md`), and one path language serves masks, differences and JSON.
