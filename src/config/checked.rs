@@ -44,8 +44,25 @@ pub struct Config {
 pub enum Side {
     /// A deployment of The Things Stack.
     Tts(Stack),
+    /// The Things Network Stack V2; only as the source.
+    TtnV2(TtnV2),
     /// The embedded one.
     Rehearsal(Rehearsal),
+}
+
+/// The Things Network Stack V2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TtnV2 {
+    /// Who knows the handler of an application.
+    pub discovery: Address,
+    /// Plaintext instead of TLS to it.
+    pub discovery_insecure: bool,
+    /// Certificates for it, or for `handler`, as PEM; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// The handler, when discovery is not asked.
+    pub handler: Option<Address>,
+    /// The access key; `None` when each application has its own.
+    pub access_key: Option<SecretRef>,
 }
 
 /// A deployment of The Things Stack.
@@ -88,10 +105,12 @@ pub struct Other {
     pub insecure: bool,
 }
 
-/// An embedded The Things Stack.
+/// An embedded stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rehearsal {
-    /// Devices to load, one JSON object a line.
+    /// True for The Things Network Stack V2, false for The Things Stack.
+    pub is_ttn_v2: bool,
+    /// Devices to load: one JSON object a line; of V2 a list as its handler answers it.
     pub devices: Option<PathBuf>,
     /// The application to load, as JSON.
     pub application: Option<PathBuf>,
@@ -138,6 +157,8 @@ pub struct Application {
     pub copy: Vec<Copy>,
     /// The API key at the source instead of the source's.
     pub api_key: Option<SecretRef>,
+    /// The V2 access key instead of the source's.
+    pub access_key: Option<SecretRef>,
 }
 
 /// What belongs to an application besides its devices.

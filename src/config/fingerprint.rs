@@ -77,10 +77,15 @@ pub fn changes(pinned: &[(String, String)], now: &[(String, String)]) -> Vec<Str
 fn side(side: &Side, folder: &Path) -> String {
     match side {
         Side::Tts(stack) => format!("tts {}", addresses(stack)),
+        Side::TtnV2(v2) => {
+            let at = v2.handler.as_ref().map_or_else(|| v2.discovery.to_string(), ToString::to_string);
+            format!("ttn-v2 {at}")
+        }
         Side::Rehearsal(rehearsal) => {
             let prefixes: Vec<String> = rehearsal.dev_addr_prefixes.iter().map(ToString::to_string).collect();
+            let v2 = if rehearsal.is_ttn_v2 { "ttn-v2 " } else { "" };
             let mut text =
-                format!("rehearsal {} {} {}", rehearsal.host, rehearsal.net_id, prefixes.join(" "));
+                format!("rehearsal {v2}{} {} {}", rehearsal.host, rehearsal.net_id, prefixes.join(" "));
             let files = [
                 ("devices", &rehearsal.devices),
                 ("application", &rehearsal.application),

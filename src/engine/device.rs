@@ -225,6 +225,8 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             Step::AwaitSeen => self.await_seen().await,
             Step::CheckSnapshot => self.check_snapshot().await,
             Step::Clear(component) => self.clear(component).await,
+            Step::Count => self.count().await,
+            Step::SetCounters => self.set_counters().await,
             Step::Remove(component) => self.remove(component).await,
             Step::Unmute => self.unmute().await,
             Step::MuteTarget => self.mute_target().await,

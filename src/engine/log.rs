@@ -185,6 +185,7 @@ fn name(event: &Event) -> &'static str {
         Event::Intent { .. } => "intent",
         Event::Done { .. } => "done",
         Event::Checked { .. } => "checked",
+        Event::Counted { .. } => "counted",
         Event::Adopted { .. } => "adopted",
         Event::Failed { .. } => "failed",
         Event::Undo { .. } => "undo",
