@@ -15,6 +15,7 @@ pub mod sealed;
 pub mod session;
 pub mod stale;
 pub mod transform;
+pub mod ttn_v2;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -11,7 +11,7 @@ use super::{
     session::{self, Activation, Carry},
 };
 use crate::{
-    map::{path, rules, unknown},
+    map::{path, rules, ttn_v2::V2Device, unknown},
     model::device::{Component, Record, Records},
 };
 
@@ -26,6 +26,8 @@ pub struct Found {
     pub external_js: bool,
     /// The hosts of the source.
     pub hosts: Hosts,
+    /// The device as The Things Network Stack V2 has it, when that is the source: the records stand for it.
+    pub v2: Option<V2Device>,
 }
 
 impl Found {

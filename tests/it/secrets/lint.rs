@@ -46,8 +46,10 @@ const BY_HAND: &[&str] = &[
     "Redactor",
     "Reply",
     "ServerTls",
+    "Session",
     "Settings",
     "Uplink",
+    "V2Device",
     "Write",
 ];
 
