@@ -111,7 +111,10 @@ impl Override {
             How::Literal => DeValue::parse(text).ok(),
             How::Secret(reference) => DeValue::parse(reference).ok(),
             How::True(value) => {
-                return (text == "true").then(|| DeValue::parse(value).ok()).flatten().map(|v| v.into_inner());
+                return (text == "true")
+                    .then(|| DeValue::parse(value).ok())
+                    .flatten()
+                    .map(|v| v.into_inner());
             }
         };
         Some(parsed.map_or_else(|| DeValue::String(text.into()), |value| value.into_inner()))

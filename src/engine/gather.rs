@@ -64,6 +64,8 @@ pub struct Prepared {
     pub facts: Arc<TargetFacts>,
     /// Source and target are one deployment.
     pub one_deployment: bool,
+    /// The source cannot be muted: the target is, until the source is cleared.
+    pub mutes_target: bool,
 }
 
 /// Plans one application.
@@ -75,11 +77,13 @@ pub async fn application(
     journal: Option<&JournalHandle>,
     pace: &Pace,
 ) -> Result<(ApplicationPlan, Prepared), RunError> {
-    let (source, target) = (job.source.stack(), job.target.stack());
+    let target = job.target.stack();
     let (app, target_app) = (job.source.app(), job.target.app());
-    let state = ApplicationState::read(source, app, target, target_app).await?;
+    let state = ApplicationState::read(&job.source, target, target_app).await?;
     let mut findings = state.findings();
-    findings.extend(rights("source", source, app, SOURCE_RIGHTS).await?);
+    if let Some(source) = job.source.tts() {
+        findings.extend(rights("source", source.stack(), app, SOURCE_RIGHTS).await?);
+    }
     if !state.is_new() {
         findings.extend(rights("target", target, target_app, TARGET_RIGHTS).await?);
     } else if job.owner.is_none() {
@@ -88,7 +92,10 @@ pub async fn application(
                 .fix("add owner = { user = \"…\" } or { organization = \"…\" } to the target, or create the application"),
         );
     }
-    let one_deployment = one_deployment(source, target, app).await?;
+    let one_deployment = match job.source.tts() {
+        Some(source) => one_deployment(source.stack(), target, app).await?,
+        None => false,
+    };
     if one_deployment {
         findings.push(swap(app, target_app, pace.clear));
     }
@@ -108,7 +115,7 @@ pub async fn application(
             input.holder.take_if(|h| ours(h));
         }
     }
-    mac_defaults(source, target, &inputs, job, &mut facts).await?;
+    mac_defaults(&inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     findings.extend(plan::others(&devices, &existing));
     if findings.iter().any(Finding::blocks) {
@@ -124,7 +131,8 @@ pub async fn application(
         findings,
         devices,
     };
-    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment }))
+    let mutes_target = !job.source.can_be_muted();
+    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment, mutes_target }))
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.
@@ -274,14 +282,9 @@ async fn holder(
     Ok(job.target.holder(join_eui, dev_eui).await?)
 }
 
-/// MAC defaults of both sides for the plans and PHY versions of devices that have a session.
-async fn mac_defaults(
-    source: &Stack,
-    target: &Stack,
-    inputs: &[Input],
-    job: &Job,
-    facts: &mut TargetFacts,
-) -> Result<(), RunError> {
+/// MAC defaults of both sides for the plans and PHY versions of devices that have a session. V2 has none of its own: it used
+/// those of the band.
+async fn mac_defaults(inputs: &[Input], job: &Job, facts: &mut TargetFacts) -> Result<(), RunError> {
     let with_session =
         inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
     let pairs: BTreeSet<_> = with_session
@@ -291,8 +294,11 @@ async fn mac_defaults(
         })
         .collect();
     for (source_plan, plan, phy) in pairs {
-        let ours = source.default_mac_settings(&source_plan, phy).await?;
-        let theirs = target.default_mac_settings(&plan, phy).await?;
+        let theirs = job.target.stack().default_mac_settings(&plan, phy).await?;
+        let ours = match job.source.tts() {
+            Some(source) => source.stack().default_mac_settings(&source_plan, phy).await?,
+            None => theirs.clone(),
+        };
         if let (Some(ours), Some(theirs)) = (ours, theirs) {
             facts.mac_defaults.insert((plan, phy), (ours, theirs));
         }

@@ -152,6 +152,14 @@ impl DeviceLog {
             .await
     }
 
+    /// As [`Self::back`], of a source that takes a device as a whole.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be read.
+    pub async fn back_whole(&self) -> Result<Found, LogError> {
+        self.found(self.state.read_back().map(|(_, back)| back), "seal of what the source gets back").await
+    }
+
     /// The copy, read from disk.
     ///
     /// # Errors

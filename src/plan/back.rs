@@ -78,7 +78,7 @@ pub fn decide(
         if sides.cleared.contains(&component) {
             // Not live before the target's record is gone; the last step unmutes it.
             if component == Component::Ns {
-                mute(write);
+                write.mute();
             }
         } else {
             write.paths.retain(|p| compare::is_moving(component, p));
@@ -168,13 +168,6 @@ fn as_the_source_had_it(copy: &mut Copy, merged: &Found) {
                 write.paths.push(cover.to_owned());
             }
         }
-    }
-}
-
-fn mute(write: &mut Write) {
-    path::set_wrapped(&mut write.message, MUTE, Value::Bool(false));
-    if !write.paths.iter().any(|p| path::covers(p, MUTE)) {
-        write.paths.push(MUTE.to_owned());
     }
 }
 

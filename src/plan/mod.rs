@@ -5,6 +5,7 @@ pub mod back;
 pub mod compare;
 pub mod facts;
 pub mod finding;
+pub mod handover;
 pub mod identity;
 pub mod leftover;
 pub mod masks;

@@ -5,6 +5,7 @@ use std::fmt;
 use prost_reflect::{DynamicMessage, Value};
 
 use super::{
+    MUTE,
     facts::{Hosts, TargetFacts, Wishes},
     finding::{Finding, Kind},
     identity, leftover, masks, presence,
@@ -51,6 +52,16 @@ pub struct Write {
     pub message: DynamicMessage,
     /// The field mask.
     pub paths: Vec<String>,
+}
+
+impl Write {
+    /// Makes it one that may not send downlinks.
+    pub fn mute(&mut self) {
+        path::set_wrapped(&mut self.message, MUTE, Value::Bool(false));
+        if !self.paths.iter().any(|p| path::covers(p, MUTE)) {
+            self.paths.push(MUTE.to_owned());
+        }
+    }
 }
 
 impl fmt::Debug for Write {

@@ -198,6 +198,16 @@ impl Client {
         &self.0.masks
     }
 
+    /// What is to be said of an answer that a caller cannot use.
+    pub fn refuse(&self, kind: Kind, text: &str, method: &'static str, call: &Call) -> Error {
+        Error::new(Failure::after(kind, text), self.side(), self.endpoint()).of_call(
+            method,
+            &call.about,
+            call.repeat,
+            1,
+        )
+    }
+
     /// Connects, if there is no connection, and calls nothing: finds out about addresses and TLS.
     pub async fn connect(&self) -> Result<(), Error> {
         let connected = self.0.link.connection().await;
