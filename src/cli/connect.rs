@@ -11,9 +11,10 @@ use crate::{
     },
     model::{ids::AppId, secret::Secret},
     plan::{
-        facts::{Hosts, IdFrom, SessionMode, Wishes},
+        facts::{Hosts, IdFrom, SessionMode, Versions, Wishes},
         finding::Kind,
     },
+    proto,
     rehearsal::{self, Served, Tts},
     source::tts::TtsSource,
     target::tts::TtsTarget,
@@ -132,9 +133,21 @@ fn wishes(config: &Config, target_app: &AppId) -> Wishes {
             config::IdFrom::Id => IdFrom::Id,
             config::IdFrom::Eui => IdFrom::Eui,
         },
+        id_rename: transform.device_id.rename,
+        versions: Versions {
+            mac: numbers("MACVersion", &transform.mac_version),
+            phy: numbers("PHYVersion", &transform.phy_version),
+        },
         attributes: transform.attributes.clone(),
         allowed: transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
     }
+}
+
+/// The numbers of versions that the configuration names.
+fn numbers(enumeration: &str, versions: &[(glob::Pattern, String)]) -> Vec<(glob::Pattern, i32)> {
+    let enumeration = proto::enumeration(enumeration);
+    let number = |name: &str| enumeration.get_value_by_name(name).map(|v| v.number());
+    versions.iter().filter_map(|(shape, name)| Some((shape.clone(), number(name)?))).collect()
 }
 
 /// Where a side is: a deployment of the configuration, or an embedded one.

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use glob::Pattern;
+
 use super::{
     address::Address, devices::Devices, diagnostic::Diagnostics, loss::known_loss, quantity::Rate,
     secret::SecretRef,
@@ -195,10 +197,10 @@ pub struct Transform {
     pub device_id: DeviceIdRule,
     /// Attributes that every device gets.
     pub attributes: BTreeMap<String, String>,
-    /// LoRaWAN version where the source does not say it, such as `MAC_V1_0_3`.
-    pub mac_version: Option<String>,
-    /// Regional parameters version where the source does not say it, such as `PHY_V1_0_3_REV_A`.
-    pub phy_version: Option<String>,
+    /// LoRaWAN version where the source does not say it, such as `MAC_V1_0_3`: the first shape that fits counts.
+    pub mac_version: Vec<(Pattern, String)>,
+    /// Regional parameters version where the source does not say it, such as `PHY_V1_0_3_REV_A`; alike.
+    pub phy_version: Vec<(Pattern, String)>,
     /// Allowed losses, all from [`LOSSES`](super::LOSSES).
     pub allow_loss: BTreeSet<&'static str>,
 }
@@ -230,6 +232,8 @@ pub struct DeviceIdRule {
     pub prefix: String,
     /// What the ID is made of.
     pub from: IdFrom,
+    /// True when an ID that is refused or clashes makes way for the one that is proposed.
+    pub rename: bool,
 }
 
 /// What a device ID is made of.

@@ -4,7 +4,7 @@
 
 use toml::de::DeTable;
 
-use super::read::{At, Key, Later, Many, Read, Reader, Section, StringMap, section};
+use super::read::{At, Key, Later, Many, OneOrMap, Read, Reader, Section, StringMap, section};
 
 section! {
     /// The whole file.
@@ -236,10 +236,12 @@ section! {
         "device-id" device_id: RawDeviceId, default "the same ID", example r#"{ prefix = "acme-", from = "id" }"#;
         /// Attributes that every device gets at the target; at most 10.
         "attributes" attributes: StringMap, default "none", example r#"{ "moved-by" = "stackferry" }"#;
-        /// LoRaWAN version of devices whose source does not say it.
-        "mac-version" mac_version: String, default "none: such a device is a finding", example r#""1.0.3""#;
-        /// Regional parameters version of devices whose source does not say it.
-        "phy-version" phy_version: String, default "none: such a device is a finding", example r#""1.0.3-a""#;
+        /// LoRaWAN version of devices whose source does not say it, which are those of V2. Either one for all, or a table by
+        /// device IDs of a shape (`meter-*`), with the ID of the source application before a `/` where it is for that one only
+        /// (`my-app/*`). Of several that fit, the longest counts; `default` is for the rest.
+        "mac-version" mac_version: OneOrMap, default "`\"1.0.2\"`", example r#"{ "my-app/meter-*" = "1.0.3", default = "1.0.2" }"#;
+        /// Regional parameters version of devices whose source does not say it; written alike.
+        "phy-version" phy_version: OneOrMap, default "`\"1.0.2-b\"`", example r#""1.0.2-b""#;
         /// Losses that do not stop a device, by name; the names are below.
         "allow-loss" allow_loss: Many, default "none", example r#"["picture", "queued-downlinks"]"#;
     }
@@ -252,6 +254,9 @@ section! {
         "prefix" prefix: String, default "none", example r#""acme-""#;
         /// `id`: the ID at the source; `eui`: the DevEUI in lower case.
         "from" from: String, default "`\"id\"`", example r#""id""#;
+        /// `auto`: an ID that the target would refuse, or that two devices would get, makes way for the one that the plan proposes.
+        /// `none`: such a device is a finding that stops it.
+        "rename" rename: String, default "`\"none\"`", example r#""auto""#;
     }
 }
 

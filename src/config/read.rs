@@ -349,6 +349,24 @@ impl Read for StringMap {
     }
 }
 
+/// One string, or a table of strings by names that the user chooses.
+pub(super) enum OneOrMap {
+    One(String),
+    Map(StringMap),
+}
+
+impl Read for OneOrMap {
+    const KIND: &'static str = "string or table of strings";
+
+    fn read(value: &DeValue<'_>, at: &Place, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match value {
+            DeValue::String(text) => Some(Self::One(text.clone().into_owned())),
+            DeValue::Table(_) => StringMap::read(value, at, path, reader).map(Self::Map),
+            _ => reader.mismatch(value, at, path, "a string or a table of strings"),
+        }
+    }
+}
+
 /// Anything at all: a key that a later release will read.
 pub(super) struct Later;
 

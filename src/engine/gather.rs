@@ -101,7 +101,7 @@ pub async fn application(
     }
     let mut facts = target.facts(target_app).await?;
     let existing = existing(job, state.is_new()).await?;
-    let mut inputs = inputs(job, journal, pace.in_flight, &existing).await?;
+    let (mut inputs, all) = inputs(job, journal, pace.in_flight, &existing).await?;
     if inputs.is_empty() && !matches!(job.devices, Selection::All) {
         let mut nothing = Finding::new(Kind::NotFound, "no device of the source has an ID that was chosen")
             .fix("check application.devices");
@@ -115,6 +115,7 @@ pub async fn application(
             input.holder.take_if(|h| ours(h));
         }
     }
+    facts.renames = plan::identity::renames(all.iter().map(DeviceId::as_str), &job.wishes);
     mac_defaults(&inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     findings.extend(plan::others(&devices, &existing));
@@ -203,13 +204,13 @@ async fn existing(job: &Job, is_new: bool) -> Result<HashMap<String, Record>, Ru
     Ok(records.into_iter().map(|r| (r.device_id(), r)).collect())
 }
 
-/// Everything that is read of each selected device.
+/// Everything that is read of each selected device; and the IDs of all devices, chosen or not.
 async fn inputs(
     job: &Job,
     journal: Option<&JournalHandle>,
     in_flight: usize,
     existing: &HashMap<String, Record>,
-) -> Result<Vec<Input>, RunError> {
+) -> Result<(Vec<Input>, Vec<DeviceId>), RunError> {
     let mut listed: HashMap<DeviceId, Found> = HashMap::new();
     for found in job.source.list().await? {
         listed.insert(DeviceId::unchecked(plan::transform::device_id(&found)), found);
@@ -226,11 +227,12 @@ async fn inputs(
     }
     let selected = job.select(&ids);
     let work: Vec<_> = selected.into_iter().map(|id| (listed.remove(&id).unwrap_or_default(), id)).collect();
-    stream::iter(work)
+    let inputs = stream::iter(work)
         .map(|(found, id)| input(job, journal, existing, id, found))
         .buffer_unordered(in_flight.max(1))
         .try_collect()
-        .await
+        .await?;
+    Ok((inputs, ids))
 }
 
 async fn input(

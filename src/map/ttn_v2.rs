@@ -6,6 +6,7 @@ mod attributes;
 mod clear;
 pub mod formatter;
 mod records;
+mod state;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -21,6 +22,7 @@ use crate::model::ids::{DevAddr, Eui64};
 pub use attributes::{Attributes, mapped_key};
 pub use clear::{Session, cleared, is_cleared, restored, same_standing};
 pub use records::{HOST, MAC_VERSION, PHY_VERSION, degrees, f_cnt_down_of, last_n_f_cnt_down, records};
+pub use state::mac_state;
 
 /// Activation constraints of a device that nobody has changed (`core/handler/manager_server.go`).
 pub const LOCAL: &str = "local";

@@ -146,6 +146,8 @@ fn as_it_was(app: &AppId) -> Wishes {
         frequency_plans: Default::default(),
         default_frequency_plan: None,
         id_prefix: String::new(),
+        id_rename: false,
+        versions: Default::default(),
         id_from: IdFrom::Id,
         attributes: Default::default(),
         allowed: Kind::ALL.to_vec(),

@@ -44,6 +44,8 @@ fn wishes(session: SessionMode) -> Wishes {
         default_frequency_plan: None,
         id_prefix: String::new(),
         id_from: IdFrom::Id,
+        id_rename: false,
+        versions: Default::default(),
         attributes: BTreeMap::new(),
         allowed: Vec::new(),
     }
