@@ -1,4 +1,4 @@
-//! The gRPC side of the embedded stack: one service for every method of the descriptor pool.
+//! The gRPC side of the embedded stacks: one service for every method of the descriptor pool.
 
 use std::{
     convert::Infallible,
@@ -34,7 +34,10 @@ use tonic::{
     },
 };
 
-use super::tts::{CallInfo, Failure, Fault, Reply, Tts};
+use super::{
+    calls::{CallInfo, Calls, Fault, Reply},
+    tts::Tts,
+};
 use crate::{proto, wire::codec::DynamicCodec};
 
 /// Certificates of a server, in PEM.
@@ -80,15 +83,63 @@ impl Drop for Served {
     }
 }
 
+/// What the transport needs of an embedded stack. A call is announced, then refused by a fault or applied, then replied to.
+pub(super) trait Stack: Send + Sync + 'static {
+    /// Its hooks and the list of its calls.
+    fn calls(&self) -> &Calls;
+
+    /// Largest message in both directions, in bytes.
+    fn max_message_size(&self) -> usize;
+
+    /// Numbers a call.
+    fn announce(&self, path: &str, request: &DynamicMessage) -> CallInfo;
+
+    /// The refusal that a fault asks for, in this stack's words; `None` for faults of the transport.
+    fn injected(&self, fault: &Fault) -> Option<Status>;
+
+    /// Applies a call, notes how it ended and tells the hooks ([`Calls::finish`]).
+    fn apply(
+        &self,
+        call: &mut CallInfo,
+        request: DynamicMessage,
+        metadata: &MetadataMap,
+    ) -> impl Future<Output = Result<Reply, Status>> + Send;
+}
+
+/// How a stack is served.
+pub(super) struct Door {
+    /// Certificates, or plaintext.
+    pub tls: Option<ServerTls>,
+    /// The services that are there: a package with its dot, or more.
+    pub services: &'static str,
+    /// Connections are closed after this time (GOAWAY); `None`: never.
+    pub connection_age: Option<Duration>,
+}
+
 /// Serves `tts` on `listen`; port 0 takes a free one.
 ///
 /// # Errors
 /// When the port cannot be had or the certificates cannot be used.
 pub async fn serve(tts: Arc<Tts>, listen: SocketAddr, tls: Option<ServerTls>) -> io::Result<Served> {
-    let listener = TcpListener::bind(listen).await?;
+    let door = Door { tls, services: "ttn.lorawan.v3.", connection_age: None };
+    serve_listener(tts, door, TcpListener::bind(listen).await?)
+}
+
+/// Serves a stack on a port that was had before.
+///
+/// # Errors
+/// When the certificates cannot be used.
+pub(super) fn serve_listener<S: Stack>(
+    stack: Arc<S>,
+    door: Door,
+    listener: TcpListener,
+) -> io::Result<Served> {
     let addr = listener.local_addr()?;
     let mut server = Server::builder().tcp_nodelay(true);
-    if let Some(tls) = tls {
+    if let Some(age) = door.connection_age {
+        server = server.max_connection_age(age);
+    }
+    if let Some(tls) = door.tls {
         let mut config = ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate, tls.key));
         if let Some(ca) = tls.client_ca {
             config = config.client_ca_root(Certificate::from_pem(ca));
@@ -99,7 +150,7 @@ pub async fn serve(tts: Arc<Tts>, listen: SocketAddr, tls: Option<ServerTls>) ->
     let connections = stop.clone();
     let incoming = TcpListenerStream::new(listener)
         .map(move |stream| stream.map(|stream| Connection::new(stream, connections.child_token())));
-    let router = axum::Router::new().fallback_service(Service(tts));
+    let router = axum::Router::new().fallback_service(Service { stack, services: door.services });
     let serving = server.add_routes(Routes::from(router));
     let stopped = stop.clone().cancelled_owned();
     let task = tokio::spawn(async move {
@@ -199,11 +250,19 @@ impl Connected for Connection {
     }
 }
 
-/// Every method of every service.
-#[derive(Clone)]
-struct Service(Arc<Tts>);
+/// Every method of the services that are there.
+struct Service<S> {
+    stack: Arc<S>,
+    services: &'static str,
+}
 
-impl tower::Service<http::Request<Body>> for Service {
+impl<S> Clone for Service<S> {
+    fn clone(&self) -> Self {
+        Self { stack: Arc::clone(&self.stack), services: self.services }
+    }
+}
+
+impl<S: Stack> tower::Service<http::Request<Body>> for Service<S> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -213,14 +272,17 @@ impl tower::Service<http::Request<Body>> for Service {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let tts = Arc::clone(&self.0);
-        Box::pin(async move { Ok(answer(tts, request).await) })
+        let service = self.clone();
+        Box::pin(async move { Ok(answer(service, request).await) })
     }
 }
 
-async fn answer(tts: Arc<Tts>, request: http::Request<Body>) -> http::Response<Body> {
+async fn answer<S: Stack>(service: Service<S>, request: http::Request<Body>) -> http::Response<Body> {
+    let Service { stack, services } = service;
     let path = request.uri().path().to_owned();
-    let method = proto::method(&path).filter(|m| !m.is_client_streaming() && !m.is_server_streaming());
+    let is_there = path.strip_prefix('/').is_some_and(|path| path.starts_with(services));
+    let method =
+        proto::method(&path).filter(|m| is_there && !m.is_client_streaming() && !m.is_server_streaming());
     let Some(method) = method else {
         return Status::unimplemented(format!("unknown method {path}")).into_http();
     };
@@ -229,12 +291,12 @@ async fn answer(tts: Arc<Tts>, request: http::Request<Body>) -> http::Response<B
         .get::<Cut>()
         .or_else(|| extensions.get::<TlsConnectInfo<Cut>>().map(TlsConnectInfo::get_ref));
     let Some(cut) = cut.cloned() else { return Status::internal("no connection").into_http() };
-    let size = tts.settings().max_message_size;
+    let size = stack.max_message_size();
     let codec = DynamicCodec::new(method.input()).max_size(size);
     let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(size);
-    let replied = Replied { tts: Arc::clone(&tts), call: Arc::default() };
+    let replied = Replied { stack: Arc::clone(&stack), call: Arc::default() };
     let note = Note { call: Arc::clone(&replied.call), torn: Arc::default() };
-    let response = grpc.unary(Unary { tts, path, cut: cut.clone(), note: note.clone() }, request).await;
+    let response = grpc.unary(Unary { stack, path, cut: cut.clone(), note: note.clone() }, request).await;
     if note.torn.load(Ordering::SeqCst) {
         return torn(response, cut).await;
     }
@@ -273,66 +335,65 @@ struct Note {
 }
 
 /// Tells the hooks of an answer when it is dropped.
-struct Replied {
-    tts: Arc<Tts>,
+struct Replied<S: Stack> {
+    stack: Arc<S>,
     call: Arc<OnceLock<CallInfo>>,
 }
 
-impl Drop for Replied {
+impl<S: Stack> Drop for Replied<S> {
     fn drop(&mut self) {
         if let Some(call) = self.call.get() {
-            self.tts.replied(call);
+            self.stack.calls().replied(call);
         }
     }
 }
 
-struct Unary {
-    tts: Arc<Tts>,
+struct Unary<S> {
+    stack: Arc<S>,
     path: String,
     cut: Cut,
     note: Note,
 }
 
-impl tonic::server::UnaryService<DynamicMessage> for Unary {
+impl<S: Stack> tonic::server::UnaryService<DynamicMessage> for Unary<S> {
     type Response = DynamicMessage;
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<DynamicMessage>, Status>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<DynamicMessage>) -> Self::Future {
-        let (tts, path) = (Arc::clone(&self.tts), self.path.clone());
+        let (stack, path) = (Arc::clone(&self.stack), self.path.clone());
         let (cut, note) = (self.cut.clone(), self.note.clone());
-        Box::pin(async move { unary(tts, &path, cut, note, request).await })
+        Box::pin(async move { unary(stack, &path, cut, note, request).await })
     }
 }
 
-async fn unary(
-    tts: Arc<Tts>,
+async fn unary<S: Stack>(
+    stack: Arc<S>,
     path: &str,
     cut: Cut,
     note: Note,
     request: tonic::Request<DynamicMessage>,
 ) -> Result<tonic::Response<DynamicMessage>, Status> {
     let (metadata, _, message) = request.into_parts();
-    let bearer = bearer(&metadata);
-    let call = tts.announce(path, &message);
-    let fault = tts.fault(&call);
+    let mut call = stack.announce(path, &message);
+    let fault = stack.calls().fault(&call);
+    if let Some(status) = fault.as_ref().and_then(|fault| stack.injected(fault)) {
+        stack.calls().finish(&mut call, status.code());
+        note.call.set(call).ok();
+        return Err(status);
+    }
     match &fault {
-        Some(Fault::Status(code)) => {
-            return Err(refused(tts.refuse(call, *code, None), &note, &[]));
-        }
-        Some(Fault::Error(code, namespace, name)) => {
-            return Err(refused(tts.refuse(call, *code, Some((namespace, name))), &note, &[]));
-        }
-        Some(Fault::RateLimited(headers)) => {
-            return Err(refused(tts.refuse_for_rate(call), &note, headers));
-        }
         Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
         Some(Fault::CutBefore) => return cut.now().await,
         Some(Fault::Reset) => return cut.reset().await,
         _ => {}
     }
-    let (call, outcome) = match fault {
-        Some(Fault::Late(time)) => late(tts, time, call, message, bearer).await?,
-        _ => tts.apply(call, message, bearer.as_deref()),
+    let outcome = match fault {
+        Some(Fault::Late(time)) => {
+            let outcome;
+            (call, outcome) = late(stack, time, call, message, metadata).await?;
+            outcome
+        }
+        _ => stack.apply(&mut call, message, &metadata).await,
     };
     match fault {
         Some(Fault::CutAfter) => return cut.now().await,
@@ -346,45 +407,35 @@ async fn unary(
     match outcome {
         Ok(reply) => {
             let mut response = tonic::Response::new(reply.message);
-            add(response.metadata_mut(), reply.headers.iter().chain(&more));
+            add(response.metadata_mut(), &reply.headers);
+            add(response.metadata_mut(), &more);
             Ok(response)
         }
-        Err(failure) => {
-            let mut status = failure.status();
-            add(status.metadata_mut(), failure.headers().iter().chain(&more));
+        Err(mut status) => {
+            add(status.metadata_mut(), &more);
             Err(status)
         }
     }
 }
 
 /// Applies a call later, in a task of its own: a client that goes away does not end it.
-async fn late(
-    tts: Arc<Tts>,
+async fn late<S: Stack>(
+    stack: Arc<S>,
     time: Duration,
-    call: CallInfo,
+    mut call: CallInfo,
     message: DynamicMessage,
-    bearer: Option<String>,
-) -> Result<(CallInfo, Result<Reply, Failure>), Status> {
+    metadata: MetadataMap,
+) -> Result<(CallInfo, Result<Reply, Status>), Status> {
     let applied = tokio::spawn(async move {
         tokio::time::sleep(time).await;
-        tts.apply(call, message, bearer.as_deref())
+        let outcome = stack.apply(&mut call, message, &metadata).await;
+        (call, outcome)
     });
     applied.await.map_err(|_| Status::internal("the embedded server stopped"))
 }
 
-fn refused((call, failure): (CallInfo, Failure), note: &Note, headers: &[(String, String)]) -> Status {
-    note.call.set(call).ok();
-    let mut status = failure.status();
-    add(status.metadata_mut(), headers.iter());
-    status
-}
-
-fn bearer(metadata: &MetadataMap) -> Option<String> {
-    let (kind, token) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
-    kind.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
-}
-
-fn add<'h>(metadata: &mut MetadataMap, headers: impl Iterator<Item = &'h (String, String)>) {
+/// Adds headers; those that HTTP does not allow are left out.
+pub(super) fn add(metadata: &mut MetadataMap, headers: &[(String, String)]) {
     for (name, value) in headers {
         let parsed = MetadataKey::from_bytes(name.as_bytes()).ok().zip(value.parse().ok());
         if let Some((name, value)) = parsed {

@@ -47,10 +47,16 @@ pub enum Table {
     Collaborators,
     /// `Gateway` by `gateway_id`, soft-deleted ones with `deleted_at`.
     Gateways,
+    /// V2: `handler.Application` by `app_id`.
+    V2Applications,
+    /// V2: `handler.Device` as the handler keeps it, by `app_id.dev_id`.
+    V2Devices,
+    /// V2: `lorawan.Device` as the Network Server keeps it, by `app_eui.dev_eui` in hexadecimal.
+    V2Network,
 }
 
 impl Table {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 17] = [
         Self::Applications,
         Self::Is,
         Self::Js,
@@ -65,6 +71,9 @@ impl Table {
         Self::ApiKeys,
         Self::Collaborators,
         Self::Gateways,
+        Self::V2Applications,
+        Self::V2Devices,
+        Self::V2Network,
     ];
 
     /// The table of a component's device records.
@@ -90,6 +99,9 @@ impl Table {
             Self::ApiKeys => "APIKey",
             Self::Collaborators => "Collaborator",
             Self::Gateways => "Gateway",
+            Self::V2Applications => "handler.Application",
+            Self::V2Devices => "handler.Device",
+            Self::V2Network => "lorawan.Device",
         }
     }
 }

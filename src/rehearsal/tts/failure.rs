@@ -9,7 +9,7 @@ use prost_reflect::{
 use serde_json::{Map, Value as Json, json};
 use tonic::{Code, Status, metadata::MetadataMap};
 
-use crate::{map::rules::Violation, proto};
+use crate::{map::rules::Violation, proto, rehearsal::service};
 
 /// A kind of error that the stack defines: what its code calls a definition.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,7 @@ impl Kind {
         };
         Failure(Box::new(Detail {
             kind: Some(*self),
+            code: self.code,
             text: String::new(),
             attributes,
             cause: None,
@@ -54,6 +55,8 @@ pub struct Failure(Box<Detail>);
 #[derive(Clone)]
 struct Detail {
     kind: Option<Kind>,
+    /// Of errors without a definition.
+    code: Code,
     /// For errors without a definition, which the stack answers as `UNKNOWN` with their text.
     text: String,
     attributes: Map<String, Json>,
@@ -69,11 +72,19 @@ impl Failure {
     pub fn plain(text: impl Into<String>) -> Self {
         Self(Box::new(Detail {
             kind: None,
+            code: Code::Unknown,
             text: text.into(),
             attributes: Map::new(),
             cause: None,
             headers: Vec::new(),
         }))
+    }
+
+    /// A status and a text without details: not of this stack's making.
+    pub fn bare(code: Code, text: impl Into<String>) -> Self {
+        let mut failure = Self::plain(text);
+        failure.0.code = code;
+        failure
     }
 
     /// A status chosen by a test, with or without namespace and name.
@@ -106,7 +117,7 @@ impl Failure {
 
     /// The gRPC status code.
     pub fn code(&self) -> Code {
-        self.0.kind.map_or(Code::Unknown, |kind| kind.code)
+        self.0.code
     }
 
     /// `namespace:name`; empty for errors without a definition.
@@ -166,6 +177,13 @@ impl Failure {
             rpc.encode_to_vec().into(),
             MetadataMap::new(),
         )
+    }
+
+    /// The status with its details and headers.
+    pub(super) fn into_status(self) -> Status {
+        let mut status = self.status();
+        service::add(status.metadata_mut(), self.headers());
+        status
     }
 
     fn details(&self) -> Option<DynamicMessage> {

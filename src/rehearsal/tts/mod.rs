@@ -29,20 +29,21 @@ mod validation;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     fmt, io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
 };
 
-use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
+use prost_reflect::{DynamicMessage, Value};
 use serde_json::json;
-use tonic::Code;
+use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::store::{Store, Table};
+use super::{
+    calls::{CallInfo, Calls, Fault, Reply},
+    lock, random,
+    service::Stack,
+    store::{Store, Table},
+};
 use crate::{map::path, proto};
 
 pub use auth::EntityKind;
@@ -61,109 +62,19 @@ const RATE_LIMIT_EXCEEDED: Kind = Kind::new(
     "rate limit of `{rate}` accesses per minute exceeded for resource `{key}`",
 );
 
-/// Random bytes. The operating system's source does not fail on the systems that this runs on; zeros stand in if so.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    if getrandom::fill(&mut bytes).is_err() {
-        bytes = [0; N];
-    }
-    bytes
-}
-
-/// One call, as hooks and [`Tts::calls`] see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallInfo {
-    /// Number of the call on this server, from 1.
-    pub n: u64,
-    /// Request path: `/ttn.lorawan.v3.EndDeviceRegistry/Get`.
-    pub method: String,
-    /// What it is about, as the rate limiter names it: `end device:meters.meter-1`; empty for none.
-    pub entity: String,
-    /// The answer's status; `None` before there is one.
-    pub code: Option<Code>,
-    /// True for methods that may change something.
-    pub is_write: bool,
-}
-
-impl CallInfo {
-    /// Service and method without the package: `EndDeviceRegistry/Get`.
-    pub fn rpc(&self) -> &str {
-        self.method.rsplit_once('.').map_or(&self.method, |(_, rpc)| rpc)
-    }
-}
-
-/// What a hook makes of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// Answer this status without applying the call.
-    Status(Code),
-    /// The same with namespace and name of the error, as `pkg/redis` and `not_found`.
-    Error(Code, &'static str, &'static str),
-    /// Apply it and answer this status all the same: what a proxy says of an answer that it lost.
-    StatusAfter(Code),
-    /// Refuse it for its rate, as the limiter does, with these headers in place of the limiter's own.
-    RateLimited(Vec<(String, String)>),
-    /// Wait before applying it. It is not applied when the client has gone by then.
-    Delay(Duration),
-    /// Apply it after this time, whether the client still waits or not.
-    Late(Duration),
-    /// Drop the connection without applying it.
-    CutBefore,
-    /// Apply it and drop the connection instead of answering.
-    CutAfter,
-    /// Apply it and drop the connection in the middle of the answer.
-    CutWithin,
-    /// Reset the connection (RST in place of FIN) without applying it.
-    Reset,
-    /// Add headers to the answer.
-    Headers(Vec<(String, String)>),
-}
-
-/// A successful answer.
-#[derive(Clone, PartialEq)]
-pub struct Reply {
-    /// The message.
-    pub message: DynamicMessage,
-    /// Response headers, such as `x-total-count`.
-    pub headers: Vec<(String, String)>,
-}
-
-impl fmt::Debug for Reply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reply({})", self.message.descriptor().name())
-    }
-}
-
-type Before = Box<dyn Fn(&CallInfo) -> Option<Fault> + Send + Sync>;
-type After = Box<dyn Fn(&CallInfo) + Send + Sync>;
-
-#[derive(Default)]
-struct Hooks {
-    before: RwLock<Vec<Before>>,
-    applied: RwLock<Vec<After>>,
-    replied: RwLock<Vec<After>>,
-}
-
 /// An embedded The Things Stack.
 pub struct Tts {
     settings: Settings,
     store: Mutex<Store>,
     index: Index,
     limiter: Mutex<Limiter>,
-    hooks: Hooks,
-    calls: Mutex<BTreeMap<u64, CallInfo>>,
-    next: AtomicU64,
+    calls: Calls,
 }
 
 impl fmt::Debug for Tts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tts").field("settings", &self.settings).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A test that panics with the store locked does not take the server down: every change is one statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tts {
@@ -182,9 +93,7 @@ impl Tts {
             store: Mutex::new(store),
             index,
             limiter: Mutex::default(),
-            hooks: Hooks::default(),
-            calls: Mutex::default(),
-            next: AtomicU64::new(1),
+            calls: Calls::default(),
         }))
     }
 
@@ -200,29 +109,27 @@ impl Tts {
 
     /// Calls `hook` before each call is applied; the first fault that a hook answers happens.
     pub fn on_call(&self, hook: impl Fn(&CallInfo) -> Option<Fault> + Send + Sync + 'static) {
-        self.hooks.before.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
+        self.calls.on_call(hook);
     }
 
     /// Calls `hook` after each call was applied or refused, before it is answered.
     pub fn on_applied(&self, hook: impl Fn(&CallInfo) + Send + Sync + 'static) {
-        self.hooks.applied.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
+        self.calls.on_applied(hook);
     }
 
     /// Calls `hook` after each answer was handed to the transport.
     pub fn on_replied(&self, hook: impl Fn(&CallInfo) + Send + Sync + 'static) {
-        self.hooks.replied.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
+        self.calls.on_replied(hook);
     }
 
     /// Takes all hooks out again.
     pub fn unhook(&self) {
-        self.hooks.before.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.hooks.applied.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.hooks.replied.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.calls.unhook();
     }
 
     /// Every finished call, in the order of arrival.
     pub fn calls(&self) -> Vec<CallInfo> {
-        lock(&self.calls).values().cloned().collect()
+        self.calls.all()
     }
 
     /// Everything a request goes through: hooks, mask check, validation, rate limit, authentication, rights, and the
@@ -231,25 +138,19 @@ impl Tts {
     /// # Errors
     /// What the real server answers.
     pub fn call(&self, path: &str, request: DynamicMessage, bearer: Option<&str>) -> Result<Reply, Failure> {
-        let call = self.announce(path, &request);
-        let fault = self.fault(&call);
-        let mut more = Vec::new();
-        match fault {
-            Some(Fault::Status(code)) => return Err(self.refuse(call, code, None).1),
-            Some(Fault::Error(code, namespace, name)) => {
-                return Err(self.refuse(call, code, Some((namespace, name))).1);
-            }
-            Some(Fault::RateLimited(headers)) => {
-                return Err(self.refuse_for_rate(call).1.with_headers(headers));
-            }
-            Some(Fault::Headers(ref headers)) => more.clone_from(headers),
-            _ => {}
+        let mut call = self.announce(path, &request);
+        let fault = self.calls.fault(&call);
+        if let Some(failure) = fault.as_ref().and_then(injected) {
+            self.calls.finish(&mut call, failure.code());
+            return Err(failure);
         }
-        let (call, outcome) = self.apply(call, request, bearer);
-        self.replied(&call);
-        if let Some(Fault::StatusAfter(code)) = fault {
-            return Err(Failure::injected(code, None));
-        }
+        let outcome = self.apply(&mut call, request, bearer);
+        self.calls.replied(&call);
+        let more = match fault {
+            Some(Fault::StatusAfter(code)) => return Err(Failure::injected(code, None)),
+            Some(Fault::Headers(headers)) => headers,
+            _ => Vec::new(),
+        };
         match outcome {
             Ok(mut reply) => {
                 reply.headers.extend(more);
@@ -259,68 +160,20 @@ impl Tts {
         }
     }
 
-    /// Numbers a call.
-    pub(super) fn announce(&self, path: &str, request: &DynamicMessage) -> CallInfo {
-        CallInfo {
-            n: self.next.fetch_add(1, Ordering::SeqCst),
-            method: path.to_owned(),
-            entity: methods::entity(request),
-            code: None,
-            is_write: methods::is_write(path),
-        }
-    }
-
-    /// The first fault that a hook answers.
-    pub(super) fn fault(&self, call: &CallInfo) -> Option<Fault> {
-        let hooks = self.hooks.before.read().unwrap_or_else(PoisonError::into_inner);
-        hooks.iter().find_map(|hook| hook(call))
-    }
-
-    /// Answers an injected status.
-    pub(super) fn refuse(
-        &self,
-        mut call: CallInfo,
-        code: Code,
-        definition: Option<(&'static str, &'static str)>,
-    ) -> (CallInfo, Failure) {
-        call.code = Some(code);
-        self.finish(&call);
-        (call, Failure::injected(code, definition))
-    }
-
-    /// Answers an injected refusal of the rate limiter.
-    pub(super) fn refuse_for_rate(&self, mut call: CallInfo) -> (CallInfo, Failure) {
-        let failure = RATE_LIMIT_EXCEEDED.with(json!({"key": "injected", "rate": 0}));
-        call.code = Some(failure.code());
-        self.finish(&call);
-        (call, failure)
+    fn announce(&self, path: &str, request: &DynamicMessage) -> CallInfo {
+        self.calls.announce(path, methods::entity(request), methods::is_write(path))
     }
 
     /// Applies a call and tells the hooks.
-    pub(super) fn apply(
+    fn apply(
         &self,
-        mut call: CallInfo,
+        call: &mut CallInfo,
         request: DynamicMessage,
         bearer: Option<&str>,
-    ) -> (CallInfo, Result<Reply, Failure>) {
-        let outcome = self.perform(&call, request, bearer);
-        call.code = Some(outcome.as_ref().map_or_else(Failure::code, |_| Code::Ok));
-        self.finish(&call);
-        (call, outcome)
-    }
-
-    fn finish(&self, call: &CallInfo) {
-        lock(&self.calls).insert(call.n, call.clone());
-        for hook in self.hooks.applied.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            hook(call);
-        }
-    }
-
-    /// Tells the hooks that an answer is out.
-    pub(super) fn replied(&self, call: &CallInfo) {
-        for hook in self.hooks.replied.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            hook(call);
-        }
+    ) -> Result<Reply, Failure> {
+        let outcome = self.perform(call, request, bearer);
+        self.calls.finish(call, outcome.as_ref().map_or_else(Failure::code, |_| Code::Ok));
+        outcome
     }
 
     fn perform(
@@ -388,6 +241,52 @@ impl Tts {
         self.store().put(Table::ApiKeys, &stored::api_key_key(kind, id, &key_id), key)?;
         Ok(token)
     }
+}
+
+impl Stack for Tts {
+    fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    fn max_message_size(&self) -> usize {
+        self.settings.max_message_size
+    }
+
+    fn announce(&self, path: &str, request: &DynamicMessage) -> CallInfo {
+        self.announce(path, request)
+    }
+
+    fn injected(&self, fault: &Fault) -> Option<Status> {
+        injected(fault).map(Failure::into_status)
+    }
+
+    async fn apply(
+        &self,
+        call: &mut CallInfo,
+        request: DynamicMessage,
+        metadata: &MetadataMap,
+    ) -> Result<Reply, Status> {
+        self.apply(call, request, bearer(metadata).as_deref()).map_err(Failure::into_status)
+    }
+}
+
+/// The refusal that a fault asks for.
+fn injected(fault: &Fault) -> Option<Failure> {
+    match fault {
+        Fault::Status(code) => Some(Failure::injected(*code, None)),
+        Fault::Error(code, namespace, name) => Some(Failure::injected(*code, Some((namespace, name)))),
+        Fault::Text(code, text) => Some(Failure::bare(*code, *text)),
+        Fault::RateLimited(headers) => {
+            let failure = RATE_LIMIT_EXCEEDED.with(json!({"key": "injected", "rate": 0}));
+            Some(failure.with_headers(headers.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Option<String> {
+    let (kind, token) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    kind.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
 }
 
 /// What a method works with.

@@ -29,8 +29,9 @@ const DERIVED: &[(&str, &str)] = &[
 
 /// Written by hand for a type that holds keys, or the messages in which they are; each is read here and shows none. Tests
 /// print them: `nothing_that_holds_keys_shows_them_in_debug`, `journal::tests::secrecy`, `wire::client::unit`,
-/// `rehearsal::lorawan_tests`, `plan::tests::secrets`.
+/// `rehearsal::lorawan_tests`, `rehearsal::ttn_v2::tests`, `plan::tests::secrets`.
 const BY_HAND: &[&str] = &[
+    "AccessKey",
     "Answer",
     "ApplicationState",
     "Body",
@@ -48,8 +49,10 @@ const BY_HAND: &[&str] = &[
     "ServerTls",
     "Session",
     "Settings",
+    "TtnV2",
     "Uplink",
     "V2Device",
+    "V2Application",
     "Write",
 ];
 
