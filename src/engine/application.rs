@@ -11,6 +11,7 @@ use crate::{
     map::{diff, mask, path},
     model::ids::AppId,
     plan::{
+        facts::Wishes,
         finding::{self, Finding},
         ttn_v2,
     },
@@ -58,33 +59,30 @@ impl ApplicationState {
     ///
     /// # Errors
     /// Those of the calls, and a missing source application.
-    pub async fn read(
-        source: &AnySource,
-        target: &Stack,
-        target_app: &AppId,
-    ) -> Result<Self, ApplicationError> {
+    pub async fn read(source: &AnySource, target: &Stack, wishes: &Wishes) -> Result<Self, ApplicationError> {
         match source {
-            AnySource::Tts(source) => Self::of_tts(source.stack(), source.app(), target, target_app).await,
-            AnySource::TtnV2(source) => Ok(Self::of_ttn_v2(source, target, target_app).await?),
+            AnySource::Tts(source) => {
+                Self::of_tts(source.stack(), source.app(), target, &wishes.target_app).await
+            }
+            AnySource::TtnV2(source) => Ok(Self::of_ttn_v2(source, target, wishes).await?),
         }
     }
 
     /// V2 has payload functions, and nothing else of its own: integrations were made behind its Console.
-    async fn of_ttn_v2(source: &TtnV2Source, target: &Stack, target_app: &AppId) -> Result<Self, Error> {
+    async fn of_ttn_v2(source: &TtnV2Source, target: &Stack, wishes: &Wishes) -> Result<Self, Error> {
         let mut more = vec![ttn_v2::integrations()];
-        let functions = match source.application().await {
-            Ok(functions) => Some(functions),
+        let target_app = &wishes.target_app;
+        let link = match source.application().await {
+            Ok(functions) => {
+                more.extend(ttn_v2::formatter_findings(&functions, wishes));
+                ttn_v2::link(&functions)
+            }
             Err(error) if matches!(error.kind(), Kind::Denied { .. }) => {
-                more.push(ttn_v2::no_settings_right(source.app(), &error.hint().unwrap_or_default()));
+                more.push(ttn_v2::functions_not_read(&error.hint().unwrap_or_default()));
                 None
             }
             Err(error) => return Err(error),
         };
-        let link = functions.as_ref().and_then(|functions| {
-            let (link, findings) = ttn_v2::link(functions);
-            more.extend(findings);
-            link
-        });
         let mut application = proto::message("Application");
         path::set(&mut application, "name", Value::String(source.app().as_str().to_owned()));
         let there = target.application(target_app, &COPIED.map(str::to_owned)).await?;

@@ -79,7 +79,7 @@ pub async fn application(
 ) -> Result<(ApplicationPlan, Prepared), RunError> {
     let target = job.target.stack();
     let (app, target_app) = (job.source.app(), job.target.app());
-    let state = ApplicationState::read(&job.source, target, target_app).await?;
+    let state = ApplicationState::read(&job.source, target, &job.wishes).await?;
     let mut findings = state.findings();
     if let Some(source) = job.source.tts() {
         findings.extend(rights("source", source.stack(), app, SOURCE_RIGHTS).await?);
@@ -287,14 +287,7 @@ async fn holder(
 /// MAC defaults of both sides for the plans and PHY versions of devices that have a session. V2 has none of its own: it used
 /// those of the band.
 async fn mac_defaults(inputs: &[Input], job: &Job, facts: &mut TargetFacts) -> Result<(), RunError> {
-    let with_session =
-        inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
-    let pairs: BTreeSet<_> = with_session
-        .filter_map(|r| {
-            let phy = path::number(&r.0, "lorawan_phy_version") as i32;
-            Some((path::string(&r.0, "frequency_plan_id"), radio::plan_for(r, &job.wishes)?, phy))
-        })
-        .collect();
+    let pairs: BTreeSet<_> = inputs.iter().filter_map(|i| defaults_needed(&i.found, job)).collect();
     for (source_plan, plan, phy) in pairs {
         let theirs = job.target.stack().default_mac_settings(&plan, phy).await?;
         let ours = match job.source.tts() {
@@ -306,4 +299,15 @@ async fn mac_defaults(inputs: &[Input], job: &Job, facts: &mut TargetFacts) -> R
         }
     }
     Ok(())
+}
+
+/// Plan at the source, plan on the target and PHY version of a device that has a session.
+fn defaults_needed(found: &Found, job: &Job) -> Option<(String, String, i32)> {
+    if found.v2.is_some() {
+        return plan::ttn_v2::defaults_needed(found, &job.wishes)
+            .map(|(plan, phy)| (String::new(), plan, phy));
+    }
+    let ns = found.records.ns.as_ref().filter(|ns| path::has(&ns.0, "session"))?;
+    let phy = i32::try_from(path::number(&ns.0, "lorawan_phy_version")).ok()?;
+    Some((path::string(&ns.0, "frequency_plan_id"), radio::plan_for(ns, &job.wishes)?, phy))
 }

@@ -13,7 +13,7 @@ use super::{
     facts::{IdFrom, SessionMode, TargetFacts, Wishes},
     finding::{Finding, Kind, Severity},
     session,
-    transform::{self, Copy, Found, Write},
+    transform::{self, Copy, Found},
 };
 use crate::{
     map::{mask, owner, path, replaced},

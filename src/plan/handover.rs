@@ -92,7 +92,7 @@ pub fn back(sealed: &V2Device, there: &Records) -> Result<Return, Box<Finding>> 
 fn nonces() -> Finding {
     let text = "the join nonces that V2 had seen do not come back: it takes a DevNonce that was used before once more";
     let mut finding = Finding::new(Kind::LeftBehind, text).at(Component::Js);
-    finding.severity = Severity::Info;
+    finding.severity = Severity::Note;
     finding
 }
 

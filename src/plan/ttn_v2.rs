@@ -342,3 +342,32 @@ pub fn formatter_findings(application: &DynamicMessage, wishes: &Wishes) -> Vec<
     }
     findings.into_iter().map(|f| f.allow(&wishes.allowed)).collect()
 }
+
+/// What every application of V2 has to be told.
+pub fn integrations() -> Finding {
+    let text =
+        "V2's integrations cannot be read by any API, and the format of the data changes from V2 to V3";
+    Finding::new(Kind::NotCopied, text).fix(
+        "look them up in the V2 Console (Applications, Integrations), recreate them on the target, and adapt what receives \
+         the data",
+    )
+}
+
+/// The access key may not read the payload functions; `hint` says which right it lacks and where to add it.
+pub fn functions_not_read(hint: &str) -> Finding {
+    let text = "the payload functions were not read: the access key lacks the right `settings`";
+    Finding::new(Kind::NotCopied, text)
+        .fix(format!("{hint}; or make the payload formatters on the target by hand"))
+}
+
+/// The link of an application of the target with the payload functions as formatters; none when there are none, or one is
+/// too long.
+pub fn link(application: &DynamicMessage) -> Option<DynamicMessage> {
+    let formatters = Formatters::of(application);
+    let fits = formatters.up.too_long().is_none() && formatters.down.too_long().is_none();
+    (fits && !formatters.is_empty()).then(|| {
+        let mut link = proto::message("ApplicationLink");
+        path::set(&mut link, "default_formatters", Value::Message(formatters.message()));
+        link
+    })
+}
