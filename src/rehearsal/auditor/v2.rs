@@ -53,7 +53,7 @@ pub(super) fn records(tables: &Tables, key: &str) -> [(Component, Option<Kept>);
     let (ns, as_) = network_records(&ids, &lorawan, network);
     let kept = |message: DynamicMessage| {
         let mut facts = RecordFacts::read(&message);
-        facts.nonces_are_hidden = true;
+        facts.is_v2 = true;
         Kept { message, facts }
     };
     [
