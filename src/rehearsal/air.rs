@@ -1,4 +1,4 @@
-//! The radio side of the embedded Network, Join and Application Server.
+//! The radio side of the embedded Network, Join and Application Server, and of V2 ([`v2`]).
 //!
 //! A PHY payload comes in; the records of the store change as those of The Things Stack 3.32 would (upstream
 //! `pkg/networkserver`, `pkg/joinserver`, `pkg/applicationserver`); PHY payloads go out. There are no gateways, no
@@ -13,6 +13,7 @@ mod downlink;
 mod ether;
 mod fields;
 mod join;
+mod v2;
 
 use std::io;
 
@@ -100,7 +101,10 @@ pub enum Dropped {
 /// # Errors
 /// Why no server takes it: an unknown device, a used nonce or counter, a wrong MIC.
 pub fn uplink(store: &mut Store, net: &NetworkFacts, now: Timestamp, phy: &[u8]) -> Result<Heard, Dropped> {
+    let is_v2 = v2::is_v2(store);
     match parse(phy)? {
+        Frame::JoinRequest(request) if is_v2 => v2::join(store, net, now, phy, &request),
+        Frame::Data(frame, mic) if is_v2 && frame.uplink => v2::data(store, now, frame, mic),
         Frame::JoinRequest(request) => join::handle(store, net, now, phy, &request),
         Frame::Data(frame, mic) if frame.uplink => data::handle(store, now, frame, mic),
         _ => Err(Dropped::Rule("not an uplink")),

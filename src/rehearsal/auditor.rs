@@ -10,6 +10,7 @@ mod complete;
 mod counters;
 mod facts;
 mod proof;
+mod v2;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -124,8 +125,8 @@ impl Auditor {
         })))
     }
 
-    /// Takes in what a store holds, and watches it from now on. With an application ID only its devices: in a swap,
-    /// source and target are two applications of one store.
+    /// Takes in what a store holds, a The Things Stack's or a V2's, and watches it from now on. With an application ID only its
+    /// devices: in a swap, source and target are two applications of one store.
     pub fn attach(&self, side: Side, store: &mut Store, application_id: Option<&str>) {
         let application = application_id.map(|id| format!("{id}."));
         let ours = move |key: &str| {
@@ -135,15 +136,21 @@ impl Auditor {
         };
         for component in [Component::Is, Component::Js, Component::As, Component::Ns] {
             for (key, record) in store.iter(Table::of(component)).filter(|(key, _)| ours(key)) {
-                self.state().note(side, component, key, Some(record));
+                self.state().note(side, component, key, Some(Kept::read(record)));
             }
+        }
+        for (key, _) in store.iter(Table::V2Devices).filter(|(key, _)| ours(key)) {
+            self.state().note_v2(side, store.tables(), key);
         }
         let auditor = self.clone();
         store.watch(move |tables: &Tables, change: &Change<'_>| {
+            if let Some(key) = v2::device_of(tables, change).filter(|key| ours(key)) {
+                auditor.state().note_v2(side, tables, &key);
+            }
             let component = Component::ALL.into_iter().find(|c| Table::of(*c) == change.table);
             if let Some(component) = component.filter(|_| ours(change.key)) {
                 let now = tables.get(&change.table).and_then(|entries| entries.get(change.key));
-                auditor.state().note(side, component, change.key, now);
+                auditor.state().note(side, component, change.key, now.map(Kept::read));
             }
         });
     }
@@ -198,6 +205,12 @@ struct SideState {
 struct Kept {
     message: DynamicMessage,
     facts: RecordFacts,
+}
+
+impl Kept {
+    fn read(message: &DynamicMessage) -> Self {
+        Self { message: message.clone(), facts: RecordFacts::read(message) }
+    }
 }
 
 /// What a device may use to send and be sent to.
@@ -274,9 +287,17 @@ impl State {
         &mut self.sides[usize::from(side == Side::Target)]
     }
 
-    fn note(&mut self, side: Side, component: Component, key: &str, now: Option<&DynamicMessage>) {
+    fn note_v2(&mut self, side: Side, tables: &Tables, key: &str) {
+        for (component, now) in v2::records(tables, key) {
+            let is_there = now.is_some() || self.side(side).get(component, key).is_some();
+            if is_there {
+                self.note(side, component, key, now);
+            }
+        }
+    }
+
+    fn note(&mut self, side: Side, component: Component, key: &str, now: Option<Kept>) {
         let place = (component, key.to_owned());
-        let now = now.map(|message| Kept { message: message.clone(), facts: RecordFacts::read(message) });
         let before = self.side(side).now.get(&place).cloned();
         let lost =
             before.as_ref().and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| &n.message)));

@@ -6,9 +6,14 @@
 mod stored;
 
 use lrwn::FCtrl;
+use prost_reflect::DynamicMessage;
 
-use super::lorawan::{
-    BadFrame, DataFrame, Frame, JoinAccept, JoinKeys, JoinRequest, Key, MacVersion, REKEY, SessionKeys, parse,
+use super::{
+    lorawan::{
+        BadFrame, DataFrame, Frame, JoinAccept, JoinKeys, JoinRequest, Key, MacVersion, REKEY, SessionKeys,
+        parse,
+    },
+    ttn_v2::is_zero,
 };
 use crate::{
     map::path,
@@ -202,6 +207,36 @@ impl SimDevice {
             readable: session.as_ref().is_none_or(|s| as_addr == Some(s.dev_addr)),
             session,
             multicast: path::flag(&ns.0, "multicast"),
+        })
+    }
+
+    /// The device that V2's GetDevice answers (a `handler.Device`), as if it had seen everything that was sent to it. V2 does
+    /// not know versions: it is one of LoRaWAN 1.0.2. Its DevNonces begin anew, as V2 does not tell which are used.
+    ///
+    /// # Errors
+    /// When neither a root key nor a whole session is stored.
+    pub fn from_v2(device: &DynamicMessage) -> Result<Self, NotSimulated> {
+        let lorawan = path::child(device, "lorawan_device");
+        let lorawan = lorawan.unwrap_or_else(|| crate::proto::message("lorawan.Device"));
+        let held = |field: &str| Some(path::bytes(&lorawan, field)).filter(|bytes| !is_zero(bytes));
+        let session = stored::v2_session(&lorawan);
+        let app_key = held("app_key").and_then(|key| Key::from_bytes(&key));
+        let root = app_key.map(|key| JoinKeys { network: key.clone(), application: key });
+        if root.is_none() && session.is_none() {
+            let why = "neither a root key nor a whole session";
+            return Err(NotSimulated { device: path::string(device, "dev_id"), why });
+        }
+        Ok(Self {
+            identity: Identity {
+                dev_eui: held("dev_eui").and_then(|eui| Eui64::from_bytes(&eui)),
+                join_eui: Eui64::from_bytes(&path::bytes(&lorawan, "app_eui")),
+            },
+            version: MacVersion::V1_0_2,
+            root,
+            nonces: Nonces::default(),
+            readable: session.is_none() || held("app_s_key").is_some(),
+            session,
+            multicast: false,
         })
     }
 

@@ -53,10 +53,12 @@ pub enum Table {
     V2Devices,
     /// V2: `lorawan.Device` as the Network Server keeps it, by `app_eui.dev_eui` in hexadecimal.
     V2Network,
+    /// V2: the `ApplicationDownlink` that waits for a device's next uplink, by `app_id.dev_id`.
+    V2Downlinks,
 }
 
 impl Table {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Applications,
         Self::Is,
         Self::Js,
@@ -74,6 +76,7 @@ impl Table {
         Self::V2Applications,
         Self::V2Devices,
         Self::V2Network,
+        Self::V2Downlinks,
     ];
 
     /// The table of a component's device records.
@@ -102,6 +105,7 @@ impl Table {
             Self::V2Applications => "handler.Application",
             Self::V2Devices => "handler.Device",
             Self::V2Network => "lorawan.Device",
+            Self::V2Downlinks => "ApplicationDownlink",
         }
     }
 }

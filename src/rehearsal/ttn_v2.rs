@@ -10,6 +10,8 @@ mod discovery;
 mod handler;
 mod limit;
 mod load;
+#[cfg(test)]
+pub(in crate::rehearsal) mod samples;
 mod serve;
 mod set_device;
 mod settings;
@@ -31,6 +33,7 @@ use tonic::{
 };
 
 use super::{
+    air::{Network, NetworkFacts},
     calls::{CallInfo, Calls, Fault, Reply},
     lock,
     service::{self, Stack},
@@ -41,6 +44,8 @@ use crate::{map::path, proto};
 pub use load::V2LoadError;
 pub use serve::{ServedTtnV2, serve_ttn_v2};
 pub use settings::{AccessKey, V2Application, V2Settings};
+
+pub(in crate::rehearsal) use stored::{is_zero, network_key};
 
 use access::Access;
 use limit::Limiter;
@@ -209,6 +214,17 @@ impl TtnV2 {
             }
             _ => Err(Status::unimplemented("the embedded server does not have this method")),
         }
+    }
+}
+
+impl Network for TtnV2 {
+    fn facts(&self) -> NetworkFacts {
+        let V2Settings { net_id, dev_addr_prefixes, .. } = &self.settings;
+        NetworkFacts { net_id: *net_id, dev_addr_prefixes: dev_addr_prefixes.clone() }
+    }
+
+    fn with_store(&self, work: &mut dyn FnMut(&mut Store)) {
+        work(&mut self.store());
     }
 }
 

@@ -5,9 +5,11 @@
 pub mod client;
 mod compare;
 mod message;
+mod pinned;
 mod recording;
 mod rename;
 mod seed;
+mod v2;
 
 use std::{
     collections::BTreeMap,
@@ -107,11 +109,11 @@ impl Replay {
             Err(error) => return vec![format!("the request cannot be read: {error}")],
         };
         let bearer = match step.0["as"].as_str() {
-            None => None,
-            Some("admin") => Some(self.tts.settings().api_key.clone()),
-            Some("bad") => Some(UNKNOWN_KEY.to_owned()),
+            None => Vec::new(),
+            Some("admin") => client::bearer(&self.tts.settings().api_key),
+            Some("bad") => client::bearer(UNKNOWN_KEY),
             Some(name) => match self.keys.get(name) {
-                Some(token) => Some(token.clone()),
+                Some(token) => client::bearer(token),
                 None => return vec![format!("who is {name}?")],
             },
         };
@@ -119,8 +121,7 @@ impl Replay {
         let mut answer;
         let mut sent = 0;
         loop {
-            answer =
-                client::call(&self.channel, &method, step.path(), request.clone(), bearer.as_deref()).await;
+            answer = client::call(&self.channel, &method, step.path(), request.clone(), &bearer).await;
             sent += 1;
             // A bucket fills while time passes: a slow machine has to call more often to empty it.
             let slow = answer.code == tonic::Code::Ok && step.code() == "RESOURCE_EXHAUSTED";

@@ -41,7 +41,7 @@ fn create(id: &str) -> DynamicMessage {
 async fn call(tts: &Tts, channel: &Channel, rpc: &str, request: DynamicMessage) -> Answer {
     let path = format!("/{}.{rpc}", proto::PACKAGE);
     let method = proto::method(&path).expect("a method");
-    client::call(channel, &method, &path, request, Some(&tts.settings().api_key)).await
+    client::call(channel, &method, &path, request, &client::bearer(&tts.settings().api_key)).await
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn an_unknown_method_is_not_implemented() {
     let (_tts, _served, channel) = start(Settings::default()).await;
     let method = proto::method(&format!("/{}.Ns/GetNetID", proto::PACKAGE)).expect("a method");
     let empty = proto::message("google.protobuf.Empty");
-    let answer = client::call(&channel, &method, "/some.Service/Method", empty, None).await;
+    let answer = client::call(&channel, &method, "/some.Service/Method", empty, &[]).await;
     assert_eq!(answer.code, Code::Unimplemented);
 }
 

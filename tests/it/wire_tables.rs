@@ -1,5 +1,7 @@
 //! The compiled protos against tables of the wire of The Things Stack 3.32.1, in both directions.
 
+mod v2;
+
 use std::{collections::BTreeMap, fmt::Debug};
 
 use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};

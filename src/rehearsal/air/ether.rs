@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use prost_reflect::DynamicMessage;
 
-use super::{Downlink, Dropped, Heard, NetworkFacts, Uplink, downlink, uplink};
+use super::{Downlink, Dropped, Heard, NetworkFacts, Uplink, downlink, uplink, v2};
 use crate::{
     map::path,
     rehearsal::{
@@ -180,6 +180,9 @@ impl Ether {
         let now = (self.clock)();
         let mut too_late = false;
         let sent = within(of.as_ref(), |store| {
+            if v2::is_v2(store) {
+                return v2::downlink(store, device.identity(), down).map(|()| None);
+            }
             let key =
                 find(store, device).ok_or(Dropped::Rule("no Network Server record is this device's"))?;
             too_late = store.get(Table::Ns, &key).is_some_and(|ns| has_sent_since(device, ns));

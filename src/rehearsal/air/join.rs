@@ -216,10 +216,10 @@ fn rx1_delay(ns: &DynamicMessage) -> u8 {
 
 /// What a network draws at random for a join: here from everything that tells two joins apart, so that a run with the
 /// same clock draws the same.
-struct Draw([u8; 32]);
+pub struct Draw([u8; 32]);
 
 impl Draw {
-    fn new(net: &NetworkFacts, request: &JoinRequest, join_nonce: u32, now: Timestamp) -> Self {
+    pub fn new(net: &NetworkFacts, request: &JoinRequest, join_nonce: u32, now: Timestamp) -> Self {
         let mut hash = Sha256::new();
         hash.update(net.net_id.0);
         for DevAddrPrefix { addr, bits } in &net.dev_addr_prefixes {
@@ -237,8 +237,13 @@ impl Draw {
         std::array::from_fn(|i| self.0[i])
     }
 
+    /// 24 bits.
+    pub fn nonce(&self) -> u32 {
+        u32::from_be_bytes([0, self.0[20], self.0[21], self.0[22]])
+    }
+
     /// An address in the network's block, other than the one in use.
-    fn dev_addr(&self, net: &NetworkFacts, in_use: &[u8]) -> DevAddr {
+    pub fn dev_addr(&self, net: &NetworkFacts, in_use: &[u8]) -> DevAddr {
         let drawn = u32::from_be_bytes(std::array::from_fn(|i| self.0[16 + i]));
         let block = net.dev_addr_prefixes.first();
         let place = |n: u32| match block {

@@ -138,6 +138,11 @@ pub fn multicast(store: &mut Store, n: u8) -> SimDevice {
     })
 }
 
+/// The MAC state of a session that begins.
+pub fn mac_state(ns: &DynamicMessage) -> DynamicMessage {
+    fresh_mac_state(ns)
+}
+
 /// What the four components hold of device `n`.
 pub fn records(store: &Store, n: u8) -> Records {
     let one = |component| record(store, component, &key_of(n)).map(Record);

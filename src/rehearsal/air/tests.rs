@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod model;
+mod v2;
 
 const VERSIONS: [MacVersion; 4] =
     [MacVersion::V1_0_2, MacVersion::V1_0_3, MacVersion::V1_0_4, MacVersion::V1_1];

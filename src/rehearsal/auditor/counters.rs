@@ -103,6 +103,7 @@ impl State {
             });
         }
         let mut nonces = Vec::new();
+        let js = js.filter(|js| !js.is_v2);
         for (js, key) in js.iter().flat_map(|js| js.roots.iter().map(move |key| (js, *key))) {
             let js: &RecordFacts = js;
             let live = live.roots.contains(&key);

@@ -84,6 +84,8 @@ pub struct RecordFacts {
     pub resets_f_cnt: bool,
     pub resets_join_nonces: bool,
     pub used_dev_nonces: BTreeSet<u32>,
+    /// It stands for a device of V2, which neither tells nor takes join nonces.
+    pub is_v2: bool,
     counters: [u64; 6],
 }
 
@@ -113,6 +115,7 @@ impl RecordFacts {
             resets_f_cnt: flag("mac_settings.resets_f_cnt"),
             resets_join_nonces: flag("resets_join_nonces"),
             used_dev_nonces: numbers(record, "used_dev_nonces"),
+            is_v2: false,
             counters: all.map(|counter| path::number(record, counter.path())),
         }
     }

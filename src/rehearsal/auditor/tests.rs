@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod counters;
+mod v2;
 
 /// A device, two networks that both hear it, and an auditor on both.
 struct Bed {

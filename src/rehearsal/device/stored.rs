@@ -6,7 +6,10 @@ use super::{Nonces, Session};
 use crate::{
     map::path,
     model::ids::DevAddr,
-    rehearsal::lorawan::{JoinKeys, Key, MacVersion, SessionKeys},
+    rehearsal::{
+        lorawan::{JoinKeys, Key, MacVersion, SessionKeys},
+        ttn_v2::is_zero,
+    },
 };
 
 fn key(message: &DynamicMessage, name: &str) -> Option<Key> {
@@ -85,4 +88,23 @@ fn last_application_f_cnt(ns: &DynamicMessage, counted: u32) -> Option<u32> {
         None => Some(counted),
     }
     .filter(|n| *n > 0)
+}
+
+/// The session of a `handler.Device` of V2: the counter of the last uplink, and of the next downlink.
+pub fn v2_session(lorawan: &DynamicMessage) -> Option<Session> {
+    let bytes = |field: &str| Some(path::bytes(lorawan, field)).filter(|bytes| !is_zero(bytes));
+    let dev_addr = DevAddr::from_bytes(&bytes("dev_addr")?)?;
+    let nwk_s = Key::from_bytes(&bytes("nwk_s_key")?)?;
+    let app_s = Key::from_bytes(&path::bytes(lorawan, "app_s_key"))?;
+    let keys =
+        SessionKeys { f_nwk_s_int: nwk_s.clone(), s_nwk_s_int: nwk_s.clone(), nwk_s_enc: nwk_s, app_s };
+    let counter = |field: &str| u32::try_from(path::number(lorawan, field)).unwrap_or(u32::MAX);
+    let mut session = Session::fresh(dev_addr, keys, MacVersion::V1_0_2, false);
+    // 0 also stands for none yet, and V2 then takes any counter.
+    session.next_f_cnt_up = match counter("f_cnt_up") {
+        0 => 0,
+        last => last.wrapping_add(1),
+    };
+    session.last_n_f_cnt_down = counter("f_cnt_down").checked_sub(1);
+    Some(session)
 }

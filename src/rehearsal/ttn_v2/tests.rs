@@ -1,67 +1,14 @@
 //! The SetDevice table of docs/servers.md, row by row, and who may call what.
 
-use prost_reflect::{MapKey, Value};
+use prost_reflect::Value;
 
-use super::{stored::is_zero, *};
+use super::{
+    samples::{FLEET, KEY, identifier, settings, v2},
+    stored::is_zero,
+    *,
+};
 
 mod set_device;
-
-const KEY: &str = "ttn-account-v2.devices";
-const FLEET: &[u8] = include_bytes!("../../../tests/fixtures/ttn-v2-fleet.json");
-
-fn settings() -> V2Settings {
-    let keys = vec![
-        AccessKey::new(KEY, &["messages", "devices"]),
-        AccessKey::new("ttn-account-v2.settings", &["settings"]),
-        AccessKey::new("ttn-account-v2.all", &["devices", "settings"]),
-    ];
-    let other = V2Application::new("other", vec![AccessKey::new("ttn-account-v2.other", &["devices"])]);
-    let unregistered = V2Application {
-        registered: false,
-        ..V2Application::new("unreg", vec![AccessKey::new(KEY, &["devices", "settings"])])
-    };
-    let applications = vec![V2Application::new("fleet", keys), other, unregistered];
-    V2Settings { applications, ..V2Settings::default() }
-}
-
-fn v2() -> Arc<TtnV2> {
-    TtnV2::new(settings()).expect("memory")
-}
-
-fn identifier(app_id: &str, dev_id: Option<&str>) -> DynamicMessage {
-    let name = if dev_id.is_some() { "DeviceIdentifier" } else { "ApplicationIdentifier" };
-    let mut message = proto::message(&format!("handler.{name}"));
-    path::set(&mut message, "app_id", Value::String(app_id.to_owned()));
-    if let Some(dev_id) = dev_id {
-        path::set(&mut message, "dev_id", Value::String(dev_id.to_owned()));
-    }
-    message
-}
-
-impl TtnV2 {
-    fn manager(
-        &self,
-        method: &str,
-        request: DynamicMessage,
-        metadata: &[(&str, &str)],
-    ) -> Result<Reply, Status> {
-        self.call(&format!("/handler.ApplicationManager/{method}"), request, metadata)
-    }
-
-    fn get(&self, dev_id: &str) -> Result<DynamicMessage, Status> {
-        let reply = self.manager("GetDevice", identifier("fleet", Some(dev_id)), &[("key", KEY)]);
-        reply.map(|reply| reply.message)
-    }
-
-    fn set(&self, device: DynamicMessage) -> Result<(), Status> {
-        self.manager("SetDevice", device, &[("key", KEY)]).map(|_| ())
-    }
-
-    fn list(&self, metadata: &[(&str, &str)]) -> Result<Reply, Status> {
-        let metadata = [&[("key", KEY)], metadata].concat();
-        self.manager("GetDevicesForApplication", identifier("fleet", None), &metadata)
-    }
-}
 
 #[track_caller]
 fn refused<T>(result: Result<T, Status>, code: Code, text: &str) {

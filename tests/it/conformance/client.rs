@@ -9,7 +9,7 @@ use prost_reflect::{
 use stackferry::{proto, wire::codec::DynamicCodec};
 use tonic::{
     Code, Status,
-    metadata::{KeyAndValueRef, MetadataMap},
+    metadata::{KeyAndValueRef, MetadataKey, MetadataMap},
     transport::Channel,
 };
 
@@ -34,19 +34,25 @@ struct RpcStatus {
     details: Vec<prost_types::Any>,
 }
 
+/// The metadata of a bearer.
+pub fn bearer(token: &str) -> Vec<(String, String)> {
+    vec![("authorization".to_owned(), format!("Bearer {token}"))]
+}
+
+/// Calls a method with request metadata.
 pub async fn call(
     channel: &Channel,
     method: &MethodDescriptor,
     path: &str,
     request: DynamicMessage,
-    bearer: Option<&str>,
+    metadata: &[(String, String)],
 ) -> Answer {
     let mut grpc = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(16 << 20);
     grpc.ready().await.expect("the server takes calls");
     let mut request = tonic::Request::new(request);
-    if let Some(token) = bearer {
-        let header = format!("Bearer {token}").parse().expect("a header");
-        request.metadata_mut().insert("authorization", header);
+    for (name, value) in metadata {
+        let name = MetadataKey::from_bytes(name.as_bytes()).expect("a header");
+        request.metadata_mut().insert(name, value.parse().expect("a header"));
     }
     let path = path.parse().expect("a path");
     match grpc.unary(request, path, DynamicCodec::new(method.output())).await {

@@ -8,7 +8,9 @@ use serde_json::Value as Json;
 use super::recording::{self, Recording, Step};
 
 /// Fields that hold IDs which users chose.
-const IDS: [&str; 8] = [
+const IDS: [&str; 10] = [
+    "app_id",
+    "dev_id",
     "application_id",
     "device_id",
     "device_ids",
@@ -18,7 +20,7 @@ const IDS: [&str; 8] = [
     "user_id",
     "organization_id",
 ];
-const EUIS: [&str; 3] = ["join_eui", "dev_eui", "eui"];
+const EUIS: [&str; 4] = ["join_eui", "app_eui", "dev_eui", "eui"];
 /// Parts of a step, and of error details, in which no name stands.
 const KEPT: [&str; 9] =
     ["rpc", "as", "code", "note", "field_mask", "namespace", "message_format", "type", "headers"];

@@ -1,62 +1,9 @@
 //! What a partial message does.
 
-use super::*;
-
-fn eui(n: u8) -> Value {
-    Value::Bytes(vec![0x70, 0xB3, 0xD5, 0x7E, 0xD0, 0, 0, n].into())
-}
-
-fn bytes(n: u8, length: usize) -> Value {
-    Value::Bytes(vec![n; length].into())
-}
-
-/// As little as is taken.
-fn bare(dev_id: &str) -> DynamicMessage {
-    let mut device = identifier_only(dev_id);
-    for (field, value) in [("app_id", "fleet"), ("dev_id", dev_id)] {
-        path::set(&mut device, &format!("lorawan_device.{field}"), Value::String(value.to_owned()));
-    }
-    path::set(&mut device, "lorawan_device.app_eui", eui(0xAA));
-    path::set(&mut device, "lorawan_device.dev_eui", eui(1));
-    device
-}
-
-fn identifier_only(dev_id: &str) -> DynamicMessage {
-    let mut device = proto::message("handler.Device");
-    path::set(&mut device, "app_id", Value::String("fleet".into()));
-    path::set(&mut device, "dev_id", Value::String(dev_id.to_owned()));
-    device
-}
-
-/// Everything that can be set.
-fn full(dev_id: &str) -> DynamicMessage {
-    let mut device = bare(dev_id);
-    let fields = [
-        ("lorawan_device.app_key", bytes(1, 16)),
-        ("lorawan_device.nwk_s_key", bytes(2, 16)),
-        ("lorawan_device.app_s_key", bytes(3, 16)),
-        ("lorawan_device.dev_addr", Value::Bytes(vec![0x26, 1, 0x10, 1].into())),
-        ("lorawan_device.f_cnt_up", Value::U32(70_000)),
-        ("lorawan_device.f_cnt_down", Value::U32(21)),
-        ("lorawan_device.disable_f_cnt_check", Value::Bool(true)),
-        ("lorawan_device.uses32_bit_f_cnt", Value::Bool(true)),
-        ("lorawan_device.activation_constraints", Value::String("private".into())),
-        ("description", Value::String("a meter".into())),
-        ("latitude", Value::F32(52.5)),
-        ("longitude", Value::F32(4.5)),
-        ("altitude", Value::I32(-3)),
-        ("attributes", attributes(&[("site", "north"), ("ttn-brand", "acme")])),
-    ];
-    for (at, value) in fields {
-        path::set(&mut device, at, value);
-    }
-    device
-}
-
-fn attributes(list: &[(&str, &str)]) -> Value {
-    let entry = |(key, value): &(&str, &str)| (MapKey::String((*key).into()), Value::String((*value).into()));
-    Value::Map(list.iter().map(entry).collect())
-}
+use super::{
+    super::samples::{attributes, bare, bytes, eui, full, identifier_only},
+    *,
+};
 
 fn with_full() -> Arc<TtnV2> {
     let v2 = v2();
@@ -161,7 +108,7 @@ fn counters_and_settings_that_are_absent_are_lost() {
 #[test]
 fn last_seen_is_the_servers_own() {
     let v2 = with_full();
-    let key = stored::network_key(&stored::lorawan(&full("a1")));
+    let key = network_key(&stored::lorawan(&full("a1")));
     let mut half = v2.store().get(Table::V2Network, &key).cloned().expect("registered");
     path::set(&mut half, "last_seen", Value::I64(7));
     v2.store().put(Table::V2Network, &key, half).expect("memory");
@@ -262,7 +209,7 @@ fn too_many_attributes_are_refused_when_half_is_written() {
 #[test]
 fn a_device_that_the_network_server_lacks_is_registered_anew_when_it_is_read() {
     let v2 = with_full();
-    let key = stored::network_key(&stored::lorawan(&full("a1")));
+    let key = network_key(&stored::lorawan(&full("a1")));
     v2.store().remove(Table::V2Network, &key).expect("memory");
     let mut want = full("a1");
     clear(&mut want, "f_cnt_up");
