@@ -256,3 +256,6 @@ fn downlink(encoder: &str) -> Formatter {
     let function = wrapped(&names.of("Encode"), "payload", encoder, "Encoder(payload, port)");
     Formatter::JavaScript(HEAD.to_owned() + &function + &names.fill(COMMON) + &names.fill(DOWN))
 }
+
+#[cfg(test)]
+mod tests;
