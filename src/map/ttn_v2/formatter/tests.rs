@@ -47,13 +47,16 @@ fn export(value: &JsValue, context: &mut Context) -> Data {
     let mut fields = BTreeMap::new();
     let mut list = Vec::new();
     for key in object.own_property_keys(context).expect("no proxy") {
+        // The length of an array, and what a function is made of, are not enumerable.
+        if object.is_callable() || (object.is_array() && matches!(key, PropertyKey::String(_))) {
+            continue;
+        }
         let inner = object.get(key.clone(), context).expect("no getter");
         let inner = export(&inner, context);
         match key {
             PropertyKey::Index(_) if object.is_array() => {
                 list.push(if inner == Data::Undefined { Data::Null } else { inner });
             }
-            PropertyKey::String(_) if object.is_array() || object.is_callable() => {}
             key if inner != Data::Undefined => drop(fields.insert(key.to_string(), inner)),
             _ => {}
         }
