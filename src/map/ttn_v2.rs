@@ -212,3 +212,8 @@ impl V2Device {
 fn lorawan(field: &str) -> String {
     format!("lorawan_device.{field}")
 }
+
+#[cfg(test)]
+pub(crate) mod generate;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -87,6 +87,7 @@ pub fn same_device(before: &Found, now: &Found) -> Changes {
 pub fn findings(device: &V2Device, wishes: &Wishes) -> Vec<Finding> {
     let mut findings = keys(device);
     findings.extend(description(device));
+    findings.extend(place(device));
     findings.extend(attributes(device));
     findings.extend(left_behind(device));
     let unknown = device.unknown_fields();
@@ -154,6 +155,16 @@ fn description(device: &V2Device) -> Option<Finding> {
     })
 }
 
+fn place(device: &V2Device) -> Option<Finding> {
+    let (latitude, longitude, _) = device.location()?;
+    (!latitude.is_finite() || !longitude.is_finite()).then(|| {
+        Finding::new(Kind::InvalidField, "its place is no number of degrees")
+            .at(Component::Is)
+            .paths(["latitude", "longitude"])
+            .fix("set or remove its location at the source")
+    })
+}
+
 fn attributes(device: &V2Device) -> Vec<Finding> {
     let attributes = Attributes::of(&device.attributes());
     let arrows = |pairs: &[(String, String)]| {
@@ -198,6 +209,14 @@ fn left_behind(device: &V2Device) -> Vec<Finding> {
     if !nonces.is_empty() {
         let text = "join nonces: the target accepts a DevNonce once more that was used at V2";
         findings.push(Finding::new(Kind::LeftBehind, text).paths(nonces));
+    }
+    let counters: Vec<_> = ["lorawan_device.f_cnt_up", "lorawan_device.f_cnt_down"]
+        .into_iter()
+        .filter(|p| !device.has_session() && path::has(device.message(), p))
+        .collect();
+    if !counters.is_empty() {
+        let text = "counters of a session that V2 no longer has";
+        findings.push(Finding::new(Kind::LeftBehind, text).paths(counters));
     }
     let broken: Vec<_> = ["app_id", "dev_id"]
         .into_iter()

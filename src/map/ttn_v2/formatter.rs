@@ -157,8 +157,22 @@ function @Export(value) {
 }
 ";
 
+/// `@Alone`: what a function assigns without declaring it is gone afterwards, as its machine was.
 /// `@Finite`: V2 gives no fields when they cannot be written as JSON.
 const UP: &str = "\
+function @Alone(run) {
+  var global = (function () { return this; })();
+  var before = Object.getOwnPropertyNames(global);
+  try {
+    return run();
+  } finally {
+    Object.getOwnPropertyNames(global).forEach(function (name) {
+      if (before.indexOf(name) < 0) {
+        delete global[name];
+      }
+    });
+  }
+}
 function @Fields(value, name) {
   if (value === null || (typeof value !== 'object' && typeof value !== 'function') || Array.isArray(value)) {
     throw new Error(name + ' does not return an object');
@@ -213,6 +227,11 @@ function encodeDownlink(input) {
 }
 ";
 
+/// One step of the chain that gives fields.
+fn step(call: &str, name: &str) -> String {
+    format!("  fields = @Fields(@Alone(function () {{ return {call}; }}), '{name}');\n")
+}
+
 /// The uplink formatter: decoder, converter and validator as V2 chains them; a missing one is passed over. Where V2 drops an
 /// uplink that the validator refuses, a formatter can only give an error in place of fields.
 fn uplink(decoder: &str, converter: &str, validator: &str) -> Formatter {
@@ -224,11 +243,11 @@ fn uplink(decoder: &str, converter: &str, validator: &str) -> Formatter {
     let (mut script, mut steps) = (HEAD.to_owned(), String::new());
     if !decoder.is_empty() {
         script += &wrapped(&names.of("Decode"), "payload", decoder, "Decoder(payload.slice(0), port)");
-        steps += "  fields = @Fields(@Decode(input.bytes, input.fPort, @Console), 'Decoder');\n";
+        steps += &step("@Decode(input.bytes, input.fPort, @Console)", "Decoder");
     }
     if !converter.is_empty() {
         script += &wrapped(&names.of("Convert"), "fields", converter, "Converter(fields, port)");
-        steps += "  fields = @Fields(@Convert(fields, input.fPort, @Console), 'Converter');\n";
+        steps += &step("@Convert(fields, input.fPort, @Console)", "Converter");
     }
     if !validator.is_empty() {
         script += &wrapped(&names.of("Validate"), "fields", validator, "Validator(fields, port)");
@@ -256,3 +275,6 @@ fn downlink(encoder: &str) -> Formatter {
     let function = wrapped(&names.of("Encode"), "payload", encoder, "Encoder(payload, port)");
     Formatter::JavaScript(HEAD.to_owned() + &function + &names.fill(COMMON) + &names.fill(DOWN))
 }
+
+#[cfg(test)]
+mod tests;

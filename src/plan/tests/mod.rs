@@ -9,6 +9,7 @@ mod secrets;
 mod presence;
 
 mod sessions;
+mod ttn_v2;
 
 use std::collections::BTreeMap;
 
