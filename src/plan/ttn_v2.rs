@@ -275,9 +275,10 @@ fn number(enumeration: &str, name: &str) -> i32 {
     proto::enumeration(enumeration).get_value_by_name(name).map_or(0, |v| v.number())
 }
 
-/// The pair of plan on the target and PHY version whose MAC defaults are needed: of devices with a session.
+/// The pair of plan on the target and PHY version whose MAC defaults are needed, also of a device that has no session yet: it
+/// may join before it is copied.
 pub fn defaults_needed(found: &Found, wishes: &Wishes) -> Option<(String, i32)> {
-    let device = found.v2.as_ref().filter(|device| device.has_session())?;
+    let device = found.v2.as_ref()?;
     let (_, phy) = versions(device, &wishes.versions);
     Some((wishes.default_frequency_plan.clone()?, phy))
 }

@@ -19,6 +19,7 @@ mod secrets;
 mod swap;
 mod tls;
 mod transport;
+mod ttn_v2;
 mod wire_tables;
 #[path = "../world/mod.rs"]
 mod world;

@@ -69,7 +69,8 @@ static FIXTURE: LazyLock<(HashSet<Vec<u8>>, Search)> = LazyLock::new(|| {
     }
     secrets.extend(of_fixture_files());
     let mut known = HashSet::new();
-    secrets.retain(|secret| secret.bytes.len() >= SHORTEST && known.insert(secret.bytes.clone()));
+    let worth = |secret: &Secret| secret.bytes.len() >= SHORTEST && !is_zeros(&secret.bytes);
+    secrets.retain(|secret| worth(secret) && known.insert(secret.bytes.clone()));
     note(&secrets);
     (known, Search::new(&secrets))
 });
@@ -106,6 +107,11 @@ fn of_json(value: &serde_json::Value, name: &str, is_secret: bool, out: &mut Vec
         }
         _ => {}
     }
+}
+
+/// V2 writes zeros in the place of a key that it does not hold.
+fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| *b == 0)
 }
 
 /// The secrets of the fixture.
@@ -152,7 +158,9 @@ impl Canaries {
     pub fn add(&self, secrets: Vec<Secret>) {
         let mut known = self.lock();
         for secret in secrets {
-            let news = secret.bytes.len() >= SHORTEST && !FIXTURE.0.contains(&secret.bytes);
+            let news = secret.bytes.len() >= SHORTEST
+                && !is_zeros(&secret.bytes)
+                && !FIXTURE.0.contains(&secret.bytes);
             if news && known.seen.insert(secret.bytes.clone()) {
                 known.all.push(secret);
             }

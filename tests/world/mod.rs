@@ -3,6 +3,7 @@
 pub mod canaries;
 pub mod search;
 pub mod traffic;
+pub mod v2;
 
 use std::{
     fs,
@@ -262,6 +263,11 @@ impl Ran {
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.out, self.err);
         self
+    }
+
+    /// Everything that was printed.
+    pub fn said(&self) -> String {
+        format!("{}\n{}", self.out, self.err)
     }
 
     /// Fails with everything that was printed unless `text` is in it.

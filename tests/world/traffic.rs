@@ -29,6 +29,11 @@ impl Network for OnAir {
     }
 }
 
+/// A deployment as a network on the air.
+pub fn on_air(tts: &Arc<Tts>) -> Arc<dyn Network> {
+    Arc::new(OnAir(Arc::clone(tts)))
+}
+
 /// The fleet on the air, and what went wrong there.
 pub struct Field {
     pub ether: Ether,
@@ -46,13 +51,17 @@ impl Field {
 
     /// Devices that these networks hear.
     pub fn of(world: &World, numbers: &[usize], seed: u64, networks: &[(&'static str, &Arc<Tts>)]) -> Self {
-        let mut ether = Ether::default();
-        for (name, tts) in networks {
-            ether.add(name, Arc::new(OnAir(Arc::clone(tts))));
-        }
         let devices = numbers.iter().map(|n| simulated(world, *n)).collect();
-        let networks = networks.iter().map(|(name, _)| *name).collect();
-        Self { ether, networks, devices, wrong: Vec::new(), seed }
+        let networks = networks.iter().map(|(name, tts)| (*name, on_air(tts))).collect();
+        Self::with(networks, devices, seed)
+    }
+
+    /// These devices, which all of these networks hear.
+    pub fn with(networks: Vec<(&'static str, Arc<dyn Network>)>, devices: Vec<SimDevice>, seed: u64) -> Self {
+        let mut ether = Ether::default();
+        let names = networks.iter().map(|(name, _)| *name).collect();
+        networks.into_iter().for_each(|(name, network)| ether.add(name, network));
+        Self { ether, networks: names, devices, wrong: Vec::new(), seed }
     }
 
     pub fn random(&mut self, below: u64) -> u64 {
@@ -86,6 +95,28 @@ impl Field {
             // Sent to the address that the device had before its last join: it does not listen there any more.
             Err(EtherError::Refused { why: Refused::NotForUs, .. }) if matches!(what, 1 | 2) => {}
             Err(error) => wrong.push(format!("{:?}: action {what}: {error}", device.identity().dev_eui)),
+        }
+    }
+}
+
+impl Field {
+    /// Every device shows that this network alone serves it; the auditor and the air have seen nothing wrong.
+    #[track_caller]
+    pub fn prove(&mut self, network: &str, auditor: &Auditor) {
+        assert_eq!(self.wrong, [""; 0], "the air");
+        for device in &mut self.devices {
+            let proof = prove_alive(&self.ether, device).unwrap_or_else(|why| panic!("{why}"));
+            assert_eq!(proof.network, network);
+        }
+        let breaches: Vec<_> = auditor.finish().iter().map(ToString::to_string).collect();
+        assert_eq!(breaches, [""; 0]);
+    }
+
+    /// Every device that can joins: one whose session was dropped has to before it is heard again.
+    pub fn join_all(&mut self) {
+        let Self { ether, devices, .. } = self;
+        for device in devices.iter_mut().filter(|d| d.joins()) {
+            ether.join(device).expect("it may join");
         }
     }
 }
@@ -170,28 +201,16 @@ impl Watched {
 
     /// Every device that can joins: one whose session was dropped has to before it is heard again.
     pub fn join_all(&self) {
-        let mut field = lock(&self.field);
-        let Field { ether, devices, .. } = &mut *field;
-        for device in devices.iter_mut().filter(|d| d.joins()) {
-            ether.join(device).expect("it may join");
-        }
+        lock(&self.field).join_all();
     }
 
     /// Every device shows that this network alone serves it; the auditor and the air have seen nothing wrong.
     #[track_caller]
     pub fn prove(&self, network: &str) {
-        let mut field = lock(&self.field);
-        assert_eq!(field.wrong, [""; 0], "the air");
-        let Field { ether, devices, .. } = &mut *field;
-        for device in devices {
-            let proof = prove_alive(ether, device).unwrap_or_else(|why| panic!("{why}"));
-            assert_eq!(proof.network, network);
-        }
-        let breaches: Vec<_> = self.auditor.finish().iter().map(ToString::to_string).collect();
-        assert_eq!(breaches, [""; 0]);
+        lock(&self.field).prove(network, &self.auditor);
     }
 }
 
-fn lock(field: &Mutex<Field>) -> MutexGuard<'_, Field> {
+pub fn lock(field: &Mutex<Field>) -> MutexGuard<'_, Field> {
     field.lock().unwrap_or_else(PoisonError::into_inner)
 }

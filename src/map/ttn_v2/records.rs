@@ -76,7 +76,8 @@ fn identity(device: &V2Device) -> DynamicMessage {
         path::set(&mut record, "locations", Value::Map([user].into()));
     }
     if let Some(at) = device.last_seen() {
-        timestamp(&mut record, "last_seen_at", at);
+        // The Identity Server keeps microseconds (PostgreSQL).
+        timestamp(&mut record, "last_seen_at", at - at.rem_euclid(1000));
     }
     addresses(&mut record, &["network_server_address", "application_server_address"]);
     if device.is_otaa() {
