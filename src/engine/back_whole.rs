@@ -93,6 +93,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             return self.done(step, Ok(())).await;
         }
         self.nobody_has_given_it_keys(now.v2.as_ref())?;
+        let given =
+            now.v2.as_ref().map_or_else(|| given.clone(), |now| handover::with_counts_of(&given, now));
         self.intent(step).await?;
         let done = self.ctx.source.write_whole(&turn, &self.name.device, &given).await;
         drop(turn);

@@ -114,7 +114,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let Some(v2) = seen.v2 else {
             return Err(Trouble::Block(changed("the sealed snapshot holds no V2 device", component)));
         };
-        let message = V2Device::new(cleared(v2.message(), session));
+        let mut message = cleared(v2.message(), session);
+        if !session && v2.has_session() {
+            handover::skip_downlinks(&mut message);
+        }
+        let message = V2Device::new(message);
         let turn = match self.turn.take() {
             Some(turn) => turn,
             None => self.ctx.source.turn().await,
@@ -125,7 +129,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         if done.is_err() {
             return self.done(step, done).await;
         }
-        self.is_cleared_at_the_source(session, v2.has_session()).await?;
+        self.is_cleared_at_the_source(session, &v2).await?;
         self.done(step, Ok(())).await
     }
 
@@ -136,7 +140,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 
     /// Reads back that the keys are gone.
-    async fn is_cleared_at_the_source(&mut self, session: bool, had_session: bool) -> Result<(), Trouble> {
+    async fn is_cleared_at_the_source(&mut self, session: bool, before: &V2Device) -> Result<(), Trouble> {
         let now = self.ctx.source.look(&self.name.device).await.map_err(retry)?;
         let Some(now) = &now.v2 else {
             return Err(Trouble::Block(changed("the source's device is gone", Component::Ns)));
@@ -145,12 +149,19 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             let why = "the source still holds the keys that were cleared".to_owned();
             return Err(Trouble::Retry { why, maybe_applied: true });
         }
-        if !session && !had_session && now.has_session() {
+        if !session && handover::has_joined(before, now) {
             let text = format!(
                 "{}: it joined the source in the moment in which it was cleared: it goes on there until it joins again",
                 self.name
             );
             self.ctx.events.send(Event::Note(text));
+            // The counters that were written are not those of its new session.
+            let mut message = cleared(now.message(), false);
+            handover::begin_session(&mut message);
+            let turn = self.ctx.source.turn().await;
+            let written =
+                self.ctx.source.write_whole(&turn, &self.name.device, &V2Device::new(message)).await;
+            written.map_err(retry)?;
         }
         Ok(())
     }

@@ -49,6 +49,40 @@ pub struct Return {
     pub findings: Vec<Finding>,
 }
 
+/// Raises V2's FCntDown by the margin where it goes on with its session: SetDevice writes the counters that it is sent, and
+/// V2 may have sent a downlink since they were read.
+pub fn skip_downlinks(device: &mut DynamicMessage) {
+    let at = "lorawan_device.f_cnt_down";
+    let next = u32::try_from(path::number(device, at)).unwrap_or(u32::MAX).saturating_add(MARGIN);
+    path::set(device, at, Value::U32(next));
+}
+
+/// The device with its counters as those of a session that has just begun: it joined while it was written to.
+pub fn begin_session(device: &mut DynamicMessage) {
+    path::set(device, "lorawan_device.f_cnt_up", Value::U32(0));
+    path::set(device, "lorawan_device.f_cnt_down", Value::U32(MARGIN));
+}
+
+/// What V2 is given, with what it has counted itself since that was decided: in AppKey-only clears its session goes on.
+pub fn with_counts_of(given: &V2Device, now: &V2Device) -> V2Device {
+    let session = |d: &V2Device| (d.dev_addr(), d.nwk_s_key());
+    let mut message = given.message().clone();
+    if now.has_session() && session(given) == session(now) {
+        let up = given.f_cnt_up().max(now.f_cnt_up());
+        let down = given.f_cnt_down().max(now.f_cnt_down());
+        path::set(&mut message, "lorawan_device.f_cnt_up", Value::U32(up));
+        path::set(&mut message, "lorawan_device.f_cnt_down", Value::U32(down));
+        skip_downlinks(&mut message);
+    }
+    V2Device::new(message)
+}
+
+/// True when a device that had a session has another now.
+pub fn has_joined(before: &V2Device, now: &V2Device) -> bool {
+    let session = |d: &V2Device| (d.dev_addr(), d.nwk_s_key());
+    now.has_session() && session(before) != session(now)
+}
+
 /// Decides what V2 gets: its sealed device, with the session and the counters that the device has on the target now.
 ///
 /// `sealed` is the last that was seen of the source before the clear; `there` the muted target.
@@ -56,7 +90,7 @@ pub struct Return {
 /// # Errors
 /// Why the device cannot return now: it stays on the target.
 pub fn back(sealed: &V2Device, there: &Records) -> Result<Return, Box<Finding>> {
-    let mut findings = vec![nonces()];
+    let mut findings: Vec<_> = sealed.is_otaa().then(nonces).into_iter().collect();
     let Some(ns) = &there.ns else {
         let device = V2Device::new(restored(sealed, None, 0, 0));
         return Ok(Return { device, findings });

@@ -23,7 +23,7 @@ fn each_refusal_says_what_to_do() {
     let world = V2World::some(&["abp-003"]);
     world.config(PLAIN);
     let other = "ttn-account-v2.CANARYotherCANARYotherCANARYotherCANARYot1";
-    plan_with(&world, other).expect(4).says("check `access-key`");
+    plan_with(&world, other).expect(5).says("check `access-key`");
     let cases: [(Code, &str, &str); 8] = [
         (Code::Unknown, "Application not found", "check `access-key`"),
         (Code::Unknown, "Auth server \"ttn-account-v9\" not registered", "made for this network"),

@@ -58,7 +58,6 @@ fn a_device_that_joined_the_target_talks_to_v2_after_the_rollback() {
         watched.until_done("run");
         lock(&watched.field).join_all();
         watched.stir(50);
-        watched.auditor.protect(Side::Source);
         watched.auditor.protect(Side::Target);
         watched.until_done("rollback");
         watched.prove("source");
@@ -68,14 +67,14 @@ fn a_device_that_joined_the_target_talks_to_v2_after_the_rollback() {
 #[test]
 fn a_fleet_on_the_air_comes_back_and_goes_again() {
     for seed in 21..23 {
-        let watched = WatchedV2::new(V2World::some(&KINDS), seed);
+        let mut watched = WatchedV2::new(V2World::some(&KINDS), seed);
         watched.world.config(RENAMED);
         watched.until_done("run");
         watched.stir(100);
         watched.auditor.protect(Side::Target);
         watched.until_done("rollback");
         watched.prove("source");
-        watched.auditor.protect(Side::Source);
+        watched.audit_anew();
         watched.until_done("run");
         watched.stir(100);
         watched.prove("target");
