@@ -23,10 +23,10 @@ mod validation;
 use std::{
     fmt, io,
     sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
 };
 
 use prost_reflect::{DynamicMessage, Value};
+use tokio::time::Instant;
 use tonic::{
     Code, Status,
     metadata::{MetadataKey, MetadataMap},
