@@ -64,6 +64,10 @@ impl State {
                 next.last_look = Some(*seal);
                 next.done.insert(Step::CheckSnapshot);
             }
+            Event::Counted { copy } => {
+                next.reread = self.reread.map(|(seal, _)| (seal, *copy));
+                next.done.insert(Step::Count);
+            }
             Event::Intent { step } => {
                 next.open.insert(*step);
             }
@@ -131,6 +135,8 @@ impl State {
         let opposites: &[Step] = match step {
             Step::Remove(c) => &[Step::Create(c), Step::Verify(c)],
             Step::Unmute => &[Step::Mute],
+            // Live, it is another record than the one that was verified.
+            Step::UnmuteTarget if self.undo.is_none() => &[Step::MuteTarget, Step::Verify(Component::Ns)],
             Step::UnmuteTarget => &[Step::MuteTarget],
             _ => &[],
         };
@@ -157,6 +163,7 @@ impl State {
                 rule(!self.mutes() || self.has(Step::Mute), "the source is not muted yet (S2, S4)")
             }
             Event::Checked { .. } => self.check_step(Step::CheckSnapshot),
+            Event::Counted { .. } => self.check_forward(Step::Count),
             Event::Intent { step } | Event::Done { step } => self.check_step(*step),
             Event::Adopted { component } => {
                 rule(!self.touched(Step::Create(*component)), "the record is ours")?;
@@ -191,7 +198,7 @@ impl State {
         let recipe = self.recipe.as_ref().ok_or("there is no snapshot yet (S3)")?;
         let undoing = self.undo.is_some();
         match step {
-            Step::Snapshot | Step::Reread | Step::ReadBack => Err("it is an event of its own"),
+            Step::Snapshot | Step::Reread | Step::ReadBack | Step::Count => Err("it is an event of its own"),
             Step::Mute => rule(!undoing && recipe.mute.is_some(), "this device is not muted"),
             Step::Create(c) => {
                 rule(!undoing, "the move is being undone")?;
@@ -220,11 +227,16 @@ impl State {
                 rule(recipe.strategy != Strategy::Swap || self.quiet(), "the source is not muted (S2)")?;
                 let first = self.is_cleared_first(c);
                 rule(first || self.verified(), "the target is not verified (S1)")?;
+                let keys = recipe.strategy == Strategy::MuteTarget && c == Component::Ns;
                 rule(
-                    first || !recipe.wait_seen || self.has(Step::AwaitSeen),
+                    first || keys || !recipe.wait_seen || self.has(Step::AwaitSeen),
                     "it was not seen on the target yet",
-                )
+                )?;
+                let whole = recipe.strategy == Strategy::MuteTarget && c == Component::Is;
+                rule(!whole || self.has(Step::UnmuteTarget), "the target is not live yet (S3)")
             }
+            Step::SetCounters => self.check_forward(step),
+            Step::UnmuteTarget if !undoing => self.check_forward(step),
             Step::Remove(c) => {
                 rule(undoing, "nothing is removed from the target unless the move is undone")?;
                 rule(!self.adopted.contains(&c), "the record was there before")?;
@@ -247,6 +259,42 @@ impl State {
             | Step::VerifyBack(_)
             | Step::CheckBack => self.check_step_back(step, recipe),
         }
+    }
+
+    /// Mute-target, after the clear: nothing of it while the source is live, and the counters before the target is.
+    fn check_forward(&self, step: Step) -> Result<(), &'static str> {
+        let rule = |ok: bool, why| if ok { Ok(()) } else { Err(why) };
+        let recipe = self.recipe.as_ref().ok_or("there is no snapshot yet (S3)")?;
+        rule(
+            self.undo.is_none() && recipe.strategy == Strategy::MuteTarget,
+            "it is no step of this strategy",
+        )?;
+        rule(self.has(Step::Clear(Component::Ns)), "the source is not cleared yet (S2)")?;
+        let counted = match step {
+            Step::Count => !self.touched(Step::UnmuteTarget),
+            Step::SetCounters => self.has(Step::Count) && !self.touched(Step::UnmuteTarget),
+            _ => !recipe.counters || self.has(Step::SetCounters),
+        };
+        rule(counted, "the counters are not set, or the target is live already (S4)")
+    }
+
+    /// The steps of mute-target once the copy is verified.
+    fn mute_target_tail(recipe: &Recipe) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if recipe.clear.contains(&Component::Ns) {
+            steps.extend([Step::CheckSnapshot, Step::Clear(Component::Ns)]);
+            if recipe.counters {
+                steps.extend([Step::Count, Step::SetCounters]);
+            }
+            steps.extend([Step::UnmuteTarget, Step::Verify(Component::Ns)]);
+        }
+        if recipe.wait_seen {
+            steps.push(Step::AwaitSeen);
+        }
+        if recipe.clear.contains(&Component::Is) {
+            steps.push(Step::Clear(Component::Is));
+        }
+        steps
     }
 
     /// What is to be done now.
@@ -282,7 +330,9 @@ impl State {
             }
             steps.push(Step::Verify(Component::Ns));
         }
-        if !recipe.clear.is_empty() {
+        if recipe.strategy == Strategy::MuteTarget {
+            steps.extend(Self::mute_target_tail(recipe));
+        } else if !recipe.clear.is_empty() {
             if recipe.wait_seen {
                 steps.push(Step::AwaitSeen);
             }
@@ -375,11 +425,11 @@ impl State {
             Next::Step(Step::StartedAt | Step::Verify(_)) => "verifying",
             Next::Step(Step::AwaitSeen) => "waiting to be seen",
             Next::Step(Step::CheckSnapshot | Step::Clear(_)) => "clearing",
+            Next::Step(Step::Count | Step::SetCounters | Step::UnmuteTarget) => "going live",
             Next::Step(
                 Step::Remove(_)
                 | Step::Unmute
                 | Step::MuteTarget
-                | Step::UnmuteTarget
                 | Step::ReadBack
                 | Step::Restore(_)
                 | Step::VerifyBack(_)
@@ -388,6 +438,16 @@ impl State {
             | Next::Undone => "undoing",
             Next::Finish | Next::Nothing => "done",
         }
+    }
+
+    /// True when the target is muted until the source is cleared.
+    pub fn is_mute_target(&self) -> bool {
+        self.recipe.as_ref().is_some_and(|r| r.strategy == Strategy::MuteTarget)
+    }
+
+    /// True while the target is, or should be, muted by this move.
+    pub fn target_is_muted(&self) -> bool {
+        self.is_mute_target() && !self.has(Step::UnmuteTarget)
     }
 
     fn mutes(&self) -> bool {

@@ -74,6 +74,8 @@ fn wishes(byte: u8) -> Wishes {
         frequency_plans: BTreeMap::new(),
         default_frequency_plan: None,
         id_prefix: if byte & 16 != 0 { "acme-".to_owned() } else { String::new() },
+        id_rename: false,
+        versions: Default::default(),
         id_from: if byte & 32 != 0 { IdFrom::Eui } else { IdFrom::Id },
         attributes: BTreeMap::new(),
         allowed: Vec::new(),

@@ -1,48 +1,42 @@
 //! From the configuration to the two sides: resolves secrets, starts embedded stacks, makes clients.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
-use super::{Exit, Failure};
+use super::{
+    Exit, Failure,
+    embedded::{self, Embedded, EmbeddedTtnV2, EmbeddedTts},
+};
 use crate::{
-    config::{self, Config, Env, Other, Rehearsal},
+    config::{self, Config, Env, Other},
     engine::{
         event::Sink,
         run::{Job, Pace},
     },
     model::{ids::AppId, secret::Secret},
     plan::{
-        facts::{Hosts, IdFrom, SessionMode, Wishes},
+        facts::{Hosts, IdFrom, SessionMode, Versions, Wishes},
         finding::Kind,
     },
-    rehearsal::{self, Served, Tts},
-    source::tts::TtsSource,
+    proto, rehearsal,
+    source::{
+        any::AnySource,
+        ttn_v2::{Handler, TtnV2Source},
+        tts::TtsSource,
+    },
     target::tts::TtsTarget,
     tts::{Stack, application::Owner},
     wire::{self, Client, Endpoint, Settings, Side, Tls},
 };
+
+/// What V2 takes, hard-coded there (docs/servers.md, V2 rate limit).
+const V2_RATE: wire::Rate = wire::Rate::per_second(5);
 
 /// Both sides, ready to be asked. Embedded stacks live as long as this does.
 #[derive(Debug)]
 pub struct Sides {
     /// What is moved.
     pub jobs: Vec<Job>,
-    embedded: Vec<Embedded>,
-}
-
-/// An embedded stack that listens on loopback.
-#[derive(Debug)]
-pub struct Embedded {
-    /// Its rules and its store.
-    pub tts: Arc<Tts>,
-    /// Its listener.
-    pub served: Served,
-}
-
-impl Sides {
-    /// The embedded stacks, source first.
-    pub fn embedded(&self) -> &[Embedded] {
-        &self.embedded
-    }
+    _embedded: Vec<Embedded>,
 }
 
 /// Connects to what the configuration names.
@@ -51,28 +45,23 @@ impl Sides {
 /// Secrets that cannot be had, files that cannot be read, embedded stacks that cannot start.
 pub async fn sides(config: &Config, events: &Sink) -> Result<Sides, Failure> {
     let mut embedded = Vec::new();
-    let source = Place::start(&config.source, Side::Source, &mut embedded).await?;
-    let target = Place::start(&config.target, Side::Target, &mut embedded).await?;
-    jobs(config, &source, &target, events).map(|jobs| Sides { jobs, embedded })
+    let source = Place::start(config, &config.source, Side::Source, &mut embedded).await?;
+    let target = Place::start(config, &config.target, Side::Target, &mut embedded).await?;
+    jobs(config, &source, &target, events).map(|jobs| Sides { jobs, _embedded: embedded })
 }
 
-/// As [`sides`], with an embedded stack in the target's place.
+/// As [`sides`], with embedded stacks in their place.
 ///
 /// # Errors
 /// As [`sides`].
-pub async fn with_embedded(
+pub fn with_embedded(
     config: &Config,
-    source: Option<Embedded>,
+    source: Embedded,
     target: Embedded,
     events: &Sink,
 ) -> Result<Sides, Failure> {
-    let mut embedded = Vec::new();
-    let from = match source {
-        Some(source) => Place::embedded(source, &mut embedded),
-        None => Place::start(&config.source, Side::Source, &mut embedded).await?,
-    };
-    let to = Place::embedded(target, &mut embedded);
-    jobs(config, &from, &to, events).map(|jobs| Sides { jobs, embedded })
+    let (from, to) = (Place::of(&source), Place::of(&target));
+    jobs(config, &from, &to, events).map(|jobs| Sides { jobs, _embedded: vec![source, target] })
 }
 
 fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Result<Vec<Job>, Failure> {
@@ -86,13 +75,11 @@ fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Resul
     let to = target.stack(Side::Target, config, None, events)?;
     let mut jobs = Vec::new();
     for application in &config.applications {
-        let from = source.stack(Side::Source, config, application.api_key.as_ref(), events)?;
-        let others = source.others(config, events)?;
         let devices = application.devices.select(io::stdin()).map_err(|e| {
             Failure::new(Exit::Usage, format!("application {}: {e}", application.source), None)
         })?;
         jobs.push(Job {
-            source: TtsSource::new(from, application.source.clone(), others),
+            source: source.source(config, application, events)?,
             target: TtsTarget::new(to.clone(), application.target.clone()),
             owner: owner.clone(),
             wishes: wishes(config, &application.target),
@@ -132,41 +119,98 @@ fn wishes(config: &Config, target_app: &AppId) -> Wishes {
             config::IdFrom::Id => IdFrom::Id,
             config::IdFrom::Eui => IdFrom::Eui,
         },
+        id_rename: transform.device_id.rename,
+        versions: Versions {
+            mac: numbers("MACVersion", &transform.mac_version),
+            phy: numbers("PHYVersion", &transform.phy_version),
+        },
         attributes: transform.attributes.clone(),
         allowed: transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
     }
 }
 
+/// The numbers of versions that the configuration names.
+fn numbers(enumeration: &str, versions: &[(glob::Pattern, String)]) -> Vec<(glob::Pattern, i32)> {
+    let enumeration = proto::enumeration(enumeration);
+    let number = |name: &str| enumeration.get_value_by_name(name).map(|v| v.number());
+    versions.iter().filter_map(|(shape, name)| Some((shape.clone(), number(name)?))).collect()
+}
+
 /// Where a side is: a deployment of the configuration, or an embedded one.
 enum Place {
-    Real(config::Stack),
+    Real(Box<config::Stack>),
+    TtnV2(config::TtnV2),
     Embedded { addr: SocketAddr, host: String, key: String },
+    EmbeddedTtnV2 { discovery: SocketAddr, keys: BTreeMap<String, String> },
 }
 
 impl Place {
-    async fn start(side: &config::Side, which: Side, embedded: &mut Vec<Embedded>) -> Result<Self, Failure> {
+    async fn start(
+        config: &Config,
+        side: &config::Side,
+        which: Side,
+        started: &mut Vec<Embedded>,
+    ) -> Result<Self, Failure> {
         match side {
-            config::Side::Tts(stack) => Ok(Self::Real(stack.clone())),
+            config::Side::Tts(stack) => Ok(Self::Real(Box::new(stack.clone()))),
+            config::Side::TtnV2(v2) => Ok(Self::TtnV2(v2.clone())),
             config::Side::Rehearsal(rehearsal) => {
-                let started = start(rehearsal, which).await?;
-                Ok(Self::embedded(started, embedded))
+                let stack = embedded::start(rehearsal, which, &applications(config)).await?;
+                let place = Self::of(&stack);
+                started.push(stack);
+                Ok(place)
             }
         }
     }
 
-    fn embedded(started: Embedded, embedded: &mut Vec<Embedded>) -> Self {
-        let settings = started.tts.settings();
-        let place = Self::Embedded {
-            addr: started.served.addr,
-            host: settings.host.clone(),
-            key: settings.api_key.clone(),
-        };
-        embedded.push(started);
-        place
+    fn of(stack: &Embedded) -> Self {
+        match stack {
+            Embedded::Tts(EmbeddedTts { tts, served }) => Self::Embedded {
+                addr: served.addr,
+                host: tts.settings().host.clone(),
+                key: tts.settings().api_key.clone(),
+            },
+            Embedded::TtnV2(EmbeddedTtnV2 { v2, served }) => {
+                let applications = v2.settings().applications.iter();
+                let keys = applications.filter_map(|a| Some((a.id.clone(), a.keys.first()?.key.clone())));
+                Self::EmbeddedTtnV2 { discovery: served.discovery, keys: keys.collect() }
+            }
+        }
     }
 
     fn is_embedded(&self) -> bool {
-        matches!(self, Self::Embedded { .. })
+        matches!(self, Self::Embedded { .. } | Self::EmbeddedTtnV2 { .. })
+    }
+
+    fn source(
+        &self,
+        config: &Config,
+        application: &config::Application,
+        events: &Sink,
+    ) -> Result<AnySource, Failure> {
+        let app = application.source.clone();
+        let settings = || Settings {
+            limit: Some(config.limits.source.map_or(V2_RATE, |r| wire::Rate::new(r.calls, r.per))),
+            ..settings(Side::Source, config, events)
+        };
+        let (handler, key) = match self {
+            Self::TtnV2(v2) => {
+                let reference = application.access_key.as_ref().or(v2.access_key.as_ref());
+                let missing =
+                    || Failure::new(Exit::Usage, format!("application {app} has no access key"), None);
+                (handler(v2), secret(reference.ok_or_else(missing)?)?)
+            }
+            Self::EmbeddedTtnV2 { discovery, keys } => {
+                let endpoint = loopback(*discovery);
+                let key = keys.get(app.as_str()).cloned().unwrap_or_default();
+                (Handler::Discover(endpoint), Secret::new(key))
+            }
+            Self::Real(_) | Self::Embedded { .. } => {
+                let stack = self.stack(Side::Source, config, application.api_key.as_ref(), events)?;
+                return Ok(AnySource::Tts(TtsSource::new(stack, app, self.others(config, events)?)));
+            }
+        };
+        Ok(AnySource::TtnV2(TtnV2Source::new(app, handler, key, settings())))
     }
 
     fn stack(
@@ -178,10 +222,12 @@ impl Place {
     ) -> Result<Stack, Failure> {
         let settings = settings(side, config, events);
         match self {
+            Self::TtnV2(_) | Self::EmbeddedTtnV2 { .. } => {
+                Err(Failure::new(Exit::Usage, "V2 has no components of The Things Stack", None))
+            }
             Self::Embedded { addr, host, key } => {
-                let endpoint =
-                    Endpoint { host: addr.ip().to_string(), port: addr.port(), tls: Tls::Plaintext };
-                let client = Client::new(endpoint, Some(Secret::new(key.clone())), settings).map_err(call)?;
+                let client =
+                    Client::new(loopback(*addr), Some(Secret::new(key.clone())), settings).map_err(call)?;
                 let hosts =
                     Hosts { ns: host.clone(), as_: host.clone(), js: host.clone(), known_as: Vec::new() };
                 Ok(one_address(client, hosts))
@@ -195,7 +241,7 @@ impl Place {
 
     fn others(&self, config: &Config, events: &Sink) -> Result<Vec<Stack>, Failure> {
         match self {
-            Self::Embedded { .. } => Ok(Vec::new()),
+            Self::TtnV2(_) | Self::Embedded { .. } | Self::EmbeddedTtnV2 { .. } => Ok(Vec::new()),
             Self::Real(stack) => {
                 stack.others.iter().map(|o| other(o, settings(Side::Source, config, events))).collect()
             }
@@ -275,42 +321,24 @@ fn call(error: wire::Error) -> Failure {
     Failure::new(super::exit::of_call(&error), error, hint)
 }
 
-/// Starts an embedded stack on loopback and loads its fleet, unless its state file has one.
-///
-/// # Errors
-/// Files that cannot be read, a port that cannot be had.
-pub async fn start(rehearsal: &Rehearsal, which: Side) -> Result<Embedded, Failure> {
-    let failed =
-        |e: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("the embedded {which}: {e}"), None);
-    let settings = rehearsal::Settings {
-        name: which.to_string(),
-        host: rehearsal.host.clone(),
-        net_id: rehearsal.net_id,
-        dev_addr_prefixes: rehearsal.dev_addr_prefixes.clone(),
-        state: rehearsal.state.clone(),
-        rate_limit: rehearsal.rate_limit.map(|r| rehearsal::RateLimit::per_entity(r.calls.get(), r.per)),
-        ..rehearsal::Settings::default()
+/// The applications of the configuration at the source.
+pub(super) fn applications(config: &Config) -> Vec<AppId> {
+    config.applications.iter().map(|application| application.source.clone()).collect()
+}
+
+fn loopback(addr: SocketAddr) -> Endpoint {
+    Endpoint { host: addr.ip().to_string(), port: addr.port(), tls: Tls::Plaintext }
+}
+
+/// Whom to ask for the devices of V2.
+fn handler(v2: &config::TtnV2) -> Handler {
+    let at = |address: &config::Address, plain: bool| Endpoint {
+        host: address.host.clone(),
+        port: address.port,
+        tls: tls(v2.ca.as_ref(), plain),
     };
-    let tts = Tts::new(settings).map_err(|e| failed(&e))?;
-    if tts.store().is_empty() {
-        rehearsal::load(&tts, rehearsal.devices.as_deref(), rehearsal.application.as_deref())
-            .map_err(|e| failed(&e))?;
-    }
-    serve(tts, which).await
-}
-
-/// An embedded stack at another address: one deployment, seen from both sides.
-///
-/// # Errors
-/// When it cannot listen.
-pub async fn again(embedded: &Embedded, which: Side) -> Result<Embedded, Failure> {
-    serve(Arc::clone(&embedded.tts), which).await
-}
-
-async fn serve(tts: Arc<Tts>, which: Side) -> Result<Embedded, Failure> {
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    match rehearsal::serve(Arc::clone(&tts), listen, None).await {
-        Ok(served) => Ok(Embedded { tts, served }),
-        Err(e) => Err(Failure::new(Exit::Failed, format!("the embedded {which}: {e}"), None)),
+    match &v2.handler {
+        Some(handler) => Handler::At(at(handler, false)),
+        None => Handler::Discover(at(&v2.discovery, v2.discovery_insecure)),
     }
 }

@@ -2,6 +2,7 @@
 
 mod clear;
 pub mod connect;
+mod embedded;
 pub mod exit;
 mod memory;
 mod plan;

@@ -4,7 +4,11 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 
-use super::{Exit, Failure, connect, load};
+use super::{
+    Exit, Failure, connect,
+    embedded::{self, Embedded},
+    load,
+};
 use crate::{
     config::{ClearWhen, Config, Rehearsal, Side},
     engine::{event::Sink, rehearse, run::Stop},
@@ -12,6 +16,9 @@ use crate::{
     report::{Terminal, progress},
     wire,
 };
+
+/// A rate that holds nobody up.
+const FAST: &str = "100000/s";
 
 /// What `rehearse` takes.
 #[derive(Debug, Args)]
@@ -42,22 +49,30 @@ pub(super) async fn run(
         let mut source = settings(&config.source);
         let mut target = settings(&config.target);
         rehearse::mirror_facts(&real.jobs, &mut source, &mut target).await?;
-        let source = connect::start(&source, wire::Side::Source).await?;
+        let apps = connect::applications(&config);
+        let source = embedded::start(&source, wire::Side::Source, &apps).await?;
         let one_deployment = rehearse::one_deployment(&real.jobs).await?;
         for job in &real.jobs {
-            rehearse::mirror(job, &source.tts, config.rollout.in_flight).await?;
+            let into = match &source {
+                Embedded::Tts(source) => rehearse::Mirror::Tts(&source.tts),
+                Embedded::TtnV2(source) => rehearse::Mirror::TtnV2(&source.v2),
+            };
+            rehearse::mirror(job, into, config.rollout.in_flight).await?;
         }
         drop(real);
-        let target = if one_deployment {
-            connect::again(&source, wire::Side::Target).await?
-        } else {
-            connect::start(&target, wire::Side::Target).await?
+        let target = match &source {
+            Embedded::Tts(source) if one_deployment => embedded::again(source, wire::Side::Target).await?,
+            _ => embedded::start_tts(&target, wire::Side::Target).await?,
         };
         // Nobody joins an embedded stack, and the real journal must know nothing of this.
         config.clear.when = Some(ClearWhen::Verified);
         config.journal.path = folder.path.join("rehearsal.journal");
         config.journal.seal_key = None;
-        let sides = connect::with_embedded(&config, Some(source), target, &sink).await?;
+        // The embedded V2 does not limit anybody.
+        if let Embedded::TtnV2(_) = &source {
+            config.limits.source = FAST.parse().ok();
+        }
+        let sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink)?;
         let consent = super::run::Consent { yes: true, take_over: false };
         let how = super::run::How { pace: connect::pace(&config), consent, planned: None };
         super::run::carry_out(&config, how, sides, terminal, sink, &stop).await
@@ -75,12 +90,16 @@ fn settings(side: &Side) -> Rehearsal {
         Side::Rehearsal(rehearsal) => {
             Rehearsal { devices: None, application: None, state: None, ..rehearsal.clone() }
         }
-        Side::Tts(stack) => Rehearsal {
+        Side::Tts(_) | Side::TtnV2(_) => Rehearsal {
+            is_ttn_v2: matches!(side, Side::TtnV2(_)),
             devices: None,
             application: None,
             net_id: NetId([0; 3]),
             dev_addr_prefixes: Vec::new(),
-            host: stack.network_server.host.clone(),
+            host: match side {
+                Side::Tts(stack) => stack.network_server.host.clone(),
+                _ => "localhost".to_owned(),
+            },
             state: None,
             rate_limit: None,
         },
@@ -91,17 +110,23 @@ async fn serve(config: &Config, terminal: &Terminal) -> Result<Exit, Failure> {
     let mut running = Vec::new();
     for (side, which) in [(&config.source, wire::Side::Source), (&config.target, wire::Side::Target)] {
         let Side::Rehearsal(rehearsal) = side else { continue };
-        let started = connect::start(rehearsal, which).await?;
-        let address = started.served.addr;
-        terminal.data(&format!("{which}: {address} (plaintext), API key {}", started.tts.settings().api_key));
-        terminal.json(&crate::report::json::line(
-            "serving",
-            serde_json::json!({
-                "side": which.to_string(),
-                "address": address.to_string(),
-                "api_key": started.tts.settings().api_key,
-            }),
-        ));
+        let started = embedded::start(rehearsal, which, &connect::applications(config)).await?;
+        let listens = match &started {
+            Embedded::Tts(tts) => {
+                vec![("API key", tts.served.addr, tts.tts.settings().api_key.clone())]
+            }
+            Embedded::TtnV2(v2) => {
+                let keys = v2.v2.settings().applications.iter().flat_map(|a| &a.keys);
+                keys.map(|key| ("discovery, access key", v2.served.discovery, key.key.clone())).collect()
+            }
+        };
+        for (what, address, key) in listens {
+            terminal.data(&format!("{which}: {address} (plaintext), {what} {key}"));
+            terminal.json(&crate::report::json::line(
+                "serving",
+                serde_json::json!({ "side": which.to_string(), "address": address.to_string(), "api_key": key }),
+            ));
+        }
         running.push(started);
     }
     if running.is_empty() {

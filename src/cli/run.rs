@@ -157,29 +157,43 @@ pub(super) fn asked(
 }
 
 fn question(going: usize, config: &Config, hold: bool) -> String {
+    let v2 = is_v2(&config.source);
     format!(
         "Move {} from {} to {}? At the source {}.",
         report::plan::devices(going),
         place(&config.source),
         place(&config.target),
         match config.clear.mode {
+            _ if hold && v2 => "nothing is cleared yet (clear.hold), and the copies stay muted",
             _ if hold => "nothing is cleared yet (clear.hold), and they stay muted",
+            ClearMode::Nothing | ClearMode::Mute if v2 => "they stay, and the copies are muted",
             ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
+            ClearMode::Keys if v2 =>
+                "their keys are set to zeros once the target is verified, and it goes live then",
             ClearMode::Keys => "their keys and sessions are removed once the target is verified",
             ClearMode::Delete => "they are deleted once the target is verified",
         }
     )
 }
 
+fn is_v2(side: &Side) -> bool {
+    match side {
+        Side::TtnV2(_) => true,
+        Side::Rehearsal(embedded) => embedded.is_ttn_v2,
+        Side::Tts(_) => false,
+    }
+}
+
 pub(super) fn place(side: &Side) -> String {
     match side {
         Side::Tts(stack) => stack.identity_server.host.clone(),
+        Side::TtnV2(v2) => v2.handler.as_ref().unwrap_or(&v2.discovery).host.clone(),
         Side::Rehearsal(_) => "an embedded stack".to_owned(),
     }
 }
 
 pub(super) fn is_real(config: &Config) -> bool {
-    matches!(config.source, Side::Tts(_)) || matches!(config.target, Side::Tts(_))
+    [&config.source, &config.target].into_iter().any(|side| !matches!(side, Side::Rehearsal(_)))
 }
 
 /// Says what happened.

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use glob::Pattern;
+
 use super::{
     address::Address, devices::Devices, diagnostic::Diagnostics, loss::known_loss, quantity::Rate,
     secret::SecretRef,
@@ -44,8 +46,25 @@ pub struct Config {
 pub enum Side {
     /// A deployment of The Things Stack.
     Tts(Stack),
+    /// The Things Network Stack V2; only as the source.
+    TtnV2(TtnV2),
     /// The embedded one.
     Rehearsal(Rehearsal),
+}
+
+/// The Things Network Stack V2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TtnV2 {
+    /// Who knows the handler of an application.
+    pub discovery: Address,
+    /// Plaintext instead of TLS to it.
+    pub discovery_insecure: bool,
+    /// Certificates for it, or for `handler`, as PEM; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// The handler, when discovery is not asked.
+    pub handler: Option<Address>,
+    /// The access key; `None` when each application has its own.
+    pub access_key: Option<SecretRef>,
 }
 
 /// A deployment of The Things Stack.
@@ -88,10 +107,12 @@ pub struct Other {
     pub insecure: bool,
 }
 
-/// An embedded The Things Stack.
+/// An embedded stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rehearsal {
-    /// Devices to load, one JSON object a line.
+    /// True for The Things Network Stack V2, false for The Things Stack.
+    pub is_ttn_v2: bool,
+    /// Devices to load: one JSON object a line; of V2 a list as its handler answers it.
     pub devices: Option<PathBuf>,
     /// The application to load, as JSON.
     pub application: Option<PathBuf>,
@@ -138,6 +159,8 @@ pub struct Application {
     pub copy: Vec<Copy>,
     /// The API key at the source instead of the source's.
     pub api_key: Option<SecretRef>,
+    /// The V2 access key instead of the source's.
+    pub access_key: Option<SecretRef>,
 }
 
 /// What belongs to an application besides its devices.
@@ -174,10 +197,10 @@ pub struct Transform {
     pub device_id: DeviceIdRule,
     /// Attributes that every device gets.
     pub attributes: BTreeMap<String, String>,
-    /// LoRaWAN version where the source does not say it, such as `MAC_V1_0_3`.
-    pub mac_version: Option<String>,
-    /// Regional parameters version where the source does not say it, such as `PHY_V1_0_3_REV_A`.
-    pub phy_version: Option<String>,
+    /// LoRaWAN version where the source does not say it, such as `MAC_V1_0_3`: the first shape that fits counts.
+    pub mac_version: Vec<(Pattern, String)>,
+    /// Regional parameters version where the source does not say it, such as `PHY_V1_0_3_REV_A`; alike.
+    pub phy_version: Vec<(Pattern, String)>,
     /// Allowed losses, all from [`LOSSES`](super::LOSSES).
     pub allow_loss: BTreeSet<&'static str>,
 }
@@ -209,6 +232,8 @@ pub struct DeviceIdRule {
     pub prefix: String,
     /// What the ID is made of.
     pub from: IdFrom,
+    /// True when an ID that is refused or clashes makes way for the one that is proposed.
+    pub rename: bool,
 }
 
 /// What a device ID is made of.

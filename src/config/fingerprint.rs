@@ -77,10 +77,15 @@ pub fn changes(pinned: &[(String, String)], now: &[(String, String)]) -> Vec<Str
 fn side(side: &Side, folder: &Path) -> String {
     match side {
         Side::Tts(stack) => format!("tts {}", addresses(stack)),
+        Side::TtnV2(v2) => {
+            let at = v2.handler.as_ref().map_or_else(|| v2.discovery.to_string(), ToString::to_string);
+            format!("ttn-v2 {at}")
+        }
         Side::Rehearsal(rehearsal) => {
             let prefixes: Vec<String> = rehearsal.dev_addr_prefixes.iter().map(ToString::to_string).collect();
+            let v2 = if rehearsal.is_ttn_v2 { "ttn-v2 " } else { "" };
             let mut text =
-                format!("rehearsal {} {} {}", rehearsal.host, rehearsal.net_id, prefixes.join(" "));
+                format!("rehearsal {v2}{} {} {}", rehearsal.host, rehearsal.net_id, prefixes.join(" "));
             let files = [
                 ("devices", &rehearsal.devices),
                 ("application", &rehearsal.application),
@@ -133,17 +138,21 @@ fn transform(transform: &Transform) -> Vec<(&'static str, String)> {
     let pairs = |map: &std::collections::BTreeMap<String, String>| {
         map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
     };
+    let versions = |versions: &[(glob::Pattern, String)]| {
+        versions.iter().map(|(shape, version)| format!("{shape}={version}")).collect::<Vec<_>>().join(" ")
+    };
     let from = if transform.device_id.from == IdFrom::Eui { "eui" } else { "id" };
+    let rename = if transform.device_id.rename { " rename" } else { "" };
     let optional = |value: &Option<String>| value.clone().unwrap_or_default();
     vec![
         ("transform.session", format!("{:?}", transform.session).to_lowercase()),
         ("transform.abp-reset", short(transform.abp_reset.iter().map(|id| id.as_str()))),
         ("transform.frequency-plan", pairs(&transform.frequency_plans)),
         ("transform.frequency-plan.default", optional(&transform.default_frequency_plan)),
-        ("transform.device-id", format!("{}{from}", transform.device_id.prefix)),
+        ("transform.device-id", format!("{}{from}{rename}", transform.device_id.prefix)),
         ("transform.attributes", pairs(&transform.attributes)),
-        ("transform.mac-version", optional(&transform.mac_version)),
-        ("transform.phy-version", optional(&transform.phy_version)),
+        ("transform.mac-version", versions(&transform.mac_version)),
+        ("transform.phy-version", versions(&transform.phy_version)),
     ]
 }
 

@@ -4,7 +4,7 @@
 
 use toml::de::DeTable;
 
-use super::read::{At, Key, Later, Many, Read, Reader, Section, StringMap, section};
+use super::read::{At, Key, Later, Many, OneOrMap, Read, Reader, Section, StringMap, section};
 
 section! {
     /// The whole file.
@@ -37,8 +37,8 @@ section! {
         "tts" tts: RawStack, default "none", example "";
         /// A The Things Stack embedded in stackferry, to rehearse.
         "rehearsal" rehearsal: RawRehearsal, default "none", example "";
-        /// The Things Network Stack V2: not in this release.
-        "ttn-v2" ttn_v2: Later, default "none", example "";
+        /// The Things Network Stack V2, the public network or a private one.
+        "ttn-v2" ttn_v2: RawTtnV2, default "none", example "";
         /// ChirpStack: not in this release.
         "chirpstack" chirpstack: Later, default "none", example "";
         /// A file of devices: not in this release.
@@ -63,6 +63,8 @@ section! {
     /// elsewhere has its own key. An address is `host` or `host:port`, without a scheme; the port is 8884, or 1884 with
     /// `insecure`.
     RawStack is "table" {
+        /// The application, when there is but one: the default of `application.source`. Source only.
+        "app-id" app_id: String, default "none", example r#""my-app""#;
         /// The deployment: the address of every component that has no key of its own.
         "address" address: String, default "required, unless every component has its own", example r#""eu1.cloud.thethings.network""#;
         /// Address of the Identity Server.
@@ -89,6 +91,27 @@ section! {
         /// Other servers that hold records of these devices, such as an external Join Server; one block for each. Source
         /// only.
         "other" other: Vec<At<RawOther>>, default "none", example "";
+    }
+}
+
+section! {
+    /// The Things Network Stack V2. Discovery names the handler of the application and its certificate, which alone is
+    /// trusted; or `handler` names it. V2's access keys are those of one application: with several, each `[[application]]`
+    /// has its own `access-key`.
+    RawTtnV2 is "table" {
+        /// The application, when there is but one: the default of `application.source`.
+        "app-id" app_id: String, default "none", example r#""my-ttn-app""#;
+        /// The access key, with the right `devices`, and `settings` for the payload functions.
+        "access-key" access_key: Reference, default "required, unless every application has its own", example r#"{ env = "TTNV2_APP_ACCESS_KEY" }"#;
+        /// The discovery server; the port is 1900.
+        "discovery-server" discovery_server: String, default "`\"discovery.thethings.network\"`", example r#""discovery.example.com:1900""#;
+        /// Plaintext instead of TLS to the discovery server, which says whom to trust: only for a tunnel or the same machine.
+        "discovery-insecure" discovery_insecure: bool, default "false", example "false";
+        /// Certificates for the discovery server, or for `handler`, as PEM: of an authority, or the server's own as
+        /// `ttn … gen-cert` makes it.
+        "ca" ca: String, default "those of the system", example r#""ca.pem""#;
+        /// The handler, when discovery is not to be asked; the port is 1904.
+        "handler" handler: String, default "what discovery says", example r#""handler.example.com:1904""#;
     }
 }
 
@@ -133,9 +156,12 @@ section! {
 }
 
 section! {
-    /// An embedded The Things Stack that listens on loopback: real servers with the real rules, and no real devices.
+    /// An embedded stack that listens on loopback: real servers with the real rules, and no real devices.
     RawRehearsal is "table" {
-        /// Devices to load, one JSON object a line: `{"is": …, "ns": …, "as": …, "js": …}` as the components hold them.
+        /// `tts`: The Things Stack; `ttn-v2`: The Things Network Stack V2, only as the source.
+        "stack" stack: String, default "`\"tts\"`", example r#""ttn-v2""#;
+        /// Devices to load, one JSON object a line: `{"is": …, "ns": …, "as": …, "js": …}` as the components hold them; of V2
+        /// `{"devices": […]}` as its handler lists them.
         "devices" devices: String, default "none", example r#""quickstart/tts-fleet-100.jsonl""#;
         /// The application to load, as JSON.
         "application" application: String, default "none", example r#""quickstart/tts-fleet-application.json""#;
@@ -169,7 +195,7 @@ section! {
     /// An application to move.
     RawApplication is "table" {
         /// Its ID at the source.
-        "source" source: String, default "required", example r#""my-ttn-app""#;
+        "source" source: String, default "required, unless the source names one", example r#""my-ttn-app""#;
         /// Its ID at the target, where it is created if it is absent.
         "target" target: String, default "the same ID", example r#""my-app""#;
         /// Which of its devices.
@@ -179,8 +205,8 @@ section! {
         "copy" copy: Vec<At<String>>, default "`[\"formatters\"]`", example r#"["formatters"]"#;
         /// The API key for this application at the source.
         "api-key" api_key: Reference, default "that of the source", example r#"{ env = "MY_APP_API_KEY" }"#;
-        /// Access key of a V2 application: not in this release.
-        "access-key" access_key: Later, default "none", example "";
+        /// The access key for this application, when the source is V2.
+        "access-key" access_key: Reference, default "that of the source", example r#"{ env = "MY_APP_ACCESS_KEY" }"#;
     }
 }
 
@@ -210,10 +236,12 @@ section! {
         "device-id" device_id: RawDeviceId, default "the same ID", example r#"{ prefix = "acme-", from = "id" }"#;
         /// Attributes that every device gets at the target; at most 10.
         "attributes" attributes: StringMap, default "none", example r#"{ "moved-by" = "stackferry" }"#;
-        /// LoRaWAN version of devices whose source does not say it.
-        "mac-version" mac_version: String, default "none: such a device is a finding", example r#""1.0.3""#;
-        /// Regional parameters version of devices whose source does not say it.
-        "phy-version" phy_version: String, default "none: such a device is a finding", example r#""1.0.3-a""#;
+        /// LoRaWAN version of devices whose source does not say it, which are those of V2. Either one for all, or a table by
+        /// device IDs of a shape (`meter-*`), with the ID of the source application before a `/` where it is for that one only
+        /// (`my-app/*`). Of several that fit, the longest counts; `default` is for the rest.
+        "mac-version" mac_version: OneOrMap, default "`\"1.0.2\"`", example r#"{ "my-app/meter-*" = "1.0.3", default = "1.0.2" }"#;
+        /// Regional parameters version of devices whose source does not say it; written alike.
+        "phy-version" phy_version: OneOrMap, default "`\"1.0.2-b\"`", example r#""1.0.2-b""#;
         /// Losses that do not stop a device, by name; the names are below.
         "allow-loss" allow_loss: Many, default "none", example r#"["picture", "queued-downlinks"]"#;
     }
@@ -226,6 +254,9 @@ section! {
         "prefix" prefix: String, default "none", example r#""acme-""#;
         /// `id`: the ID at the source; `eui`: the DevEUI in lower case.
         "from" from: String, default "`\"id\"`", example r#""id""#;
+        /// `auto`: an ID that the target would refuse, or that two devices would get, makes way for the one that the plan proposes.
+        /// `none`: such a device is a finding that stops it.
+        "rename" rename: String, default "`\"none\"`", example r#""auto""#;
     }
 }
 
@@ -247,8 +278,9 @@ section! {
     /// What happens at the source after a device was read back whole from the target.
     RawClear is "table" {
         /// `nothing` more than the run needs; `mute`: the source stays muted and keeps all; `keys`: the Join, Application and Network
-        /// Server records go, the Identity Server's stays; `delete`: all of it goes.
-        "mode" mode: String, default "`\"mute\"`", example r#""keys""#;
+        /// Server records go, the Identity Server's stays; `delete`: all of it goes. V2 cannot be muted: there `keys` sets the
+        /// keys to zeros, and with `nothing` the copies stay muted on the target.
+        "mode" mode: String, default "`\"mute\"`; `\"keys\"` for V2", example r#""keys""#;
         /// `seen`: once the device joined or sent at the target; `verified`: once it was read back.
         "when" when: String, default "`seen` for OTAA devices whose session is dropped, else `verified`", example r#""verified""#;
         /// Stop before the first clear; the same run without it goes on.
@@ -261,8 +293,8 @@ section! {
 section! {
     /// Limits. A rate is a number of calls per `s`, `min` or `h`; a duration has units (`30s`, `2m`, `1h30m`).
     RawLimits is "table" {
-        /// Calls to the source, for each method.
-        "source" source: String, default "learnt from the server's answers", example r#""100/min""#;
+        /// Calls to the source, for each method; of V2 all together.
+        "source" source: String, default "learnt from the server's answers; `\"5/s\"` for V2", example r#""100/min""#;
         /// Calls to the target, for each method.
         "target" target: String, default "learnt from the server's answers", example r#""100/min""#;
         /// For one call.

@@ -147,11 +147,11 @@ impl<'e> Reader<'e> {
     /// The value of a key of `table`, or of the variable that overrides it.
     pub fn field<T: Read>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Option<At<T>> {
         let full = join(path, key);
-        let overridden = OVERRIDES.iter().find(|o| o.key == full);
-        let variable =
-            overridden.and_then(|o| Some((o, self.env.get(o.variable).filter(|text| !text.is_empty())?)));
-        if let Some((over, text)) = &variable {
-            return self.read(&over.value(text), Place::Variable(over.variable), full);
+        for over in OVERRIDES.iter().filter(|o| o.key == full) {
+            let text = self.env.get(over.variable).unwrap_or_default();
+            if let Some(value) = (!text.is_empty()).then(|| over.value(&text)).flatten() {
+                return self.read(&value, Place::Variable(over.variable), full);
+            }
         }
         let value = table.get(key)?;
         self.read(value.get_ref(), Place::File(value.span()), full)
@@ -346,6 +346,24 @@ impl Read for StringMap {
             Some((name, reader.read(value.get_ref(), Place::File(value.span()), path)?))
         });
         Some(Self(pairs.collect()))
+    }
+}
+
+/// One string, or a table of strings by names that the user chooses.
+pub(super) enum OneOrMap {
+    One(String),
+    Map(StringMap),
+}
+
+impl Read for OneOrMap {
+    const KIND: &'static str = "string or table of strings";
+
+    fn read(value: &DeValue<'_>, at: &Place, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match value {
+            DeValue::String(text) => Some(Self::One(text.clone().into_owned())),
+            DeValue::Table(_) => StringMap::read(value, at, path, reader).map(Self::Map),
+            _ => reader.mismatch(value, at, path, "a string or a table of strings"),
+        }
     }
 }
 

@@ -97,14 +97,29 @@ fn values_are_typed() {
     );
     let transform = &config.transform;
     assert_eq!(transform.session, SessionMode::Drop);
-    assert_eq!(transform.mac_version.as_deref(), Some("MAC_V1_0_3"));
-    assert_eq!(transform.phy_version.as_deref(), Some("PHY_V1_0_3_REV_A"));
+    assert_eq!(versions(&transform.mac_version), ["*=MAC_V1_0_3"]);
+    assert_eq!(versions(&transform.phy_version), ["*=PHY_V1_0_3_REV_A"]);
     assert_eq!(transform.frequency_plans.get("A").map(String::as_str), Some("B"));
     assert_eq!(transform.frequency_plans.len(), 1);
     assert_eq!(transform.default_frequency_plan.as_deref(), Some("C"));
-    assert_eq!(transform.device_id, DeviceIdRule { prefix: "x-".into(), from: IdFrom::Eui });
+    assert_eq!(transform.device_id, DeviceIdRule { prefix: "x-".into(), from: IdFrom::Eui, rename: false });
     assert_eq!(config.limits.source.map(|rate| rate.to_string()).as_deref(), Some("100/min"));
     assert_eq!(config.rollout.in_flight, 16);
+}
+
+fn versions(versions: &[(glob::Pattern, String)]) -> Vec<String> {
+    versions.iter().map(|(shape, version)| format!("{shape}={version}")).collect()
+}
+
+#[test]
+fn versions_go_by_the_longest_shape() {
+    let config = valid(
+        "[transform]\nmac-version = { default = '1.0.2', 'meter-*' = '1.0.3', 'my-app/meter-*' = '1.0.1', '*' = '1.0' }\n\
+         device-id = { rename = 'auto' }\n",
+    );
+    let found = versions(&config.transform.mac_version);
+    assert_eq!(found, ["my-app/meter-*=MAC_V1_0_1", "meter-*=MAC_V1_0_3", "*=MAC_V1_0", "*=MAC_V1_0_2"]);
+    assert!(config.transform.device_id.rename);
 }
 
 #[test]
@@ -221,7 +236,7 @@ fn broken_files() {
         ("wrong_types", with("[rollout]\nin-flight = 'many'\nmax-failures = -1\n[clear]\nhold = 'yes'\nmode = 1")),
         ("bad_words", with("[clear]\nmode = 'key'\nwhen = 'now'\n[transform]\nsession = 'Auto'\nallow-loss = ['pictures', 'all']")),
         ("bad_quantities", with("[limits]\nsource = '100'\ntarget = '0/s'\ndeadline = '30'\nmax-message = '16'\n[rollout]\nin-flight = 0")),
-        ("bad_transform", with("[transform]\nfrequency-plan = { EU = '' }\ndevice-id = { prefix = 'Acme_' }\nattributes = { 'A b' = 'c' }\nmac-version = '2.0'")),
+        ("bad_transform", with("[transform]\nfrequency-plan = { EU = '' }\ndevice-id = { prefix = 'Acme_', rename = 'yes' }\nattributes = { 'A b' = 'c' }\nmac-version = '2.0'\nphy-version = { '[a' = '1.0.2-b', default = '9' }")),
         ("both_sides_wrong", "[source]\naddress = 'x'\n[target.tts]\n[target.rehearsal]\n[[application]]\n".to_owned()),
         ("unknown_stack", with("").replace("[source.tts]", "[source.ttn]")),
         ("not_in_this_release", with("[source.ttn-v2]\nanything = 1\n[gateways]\nids = ['roof-1']\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),

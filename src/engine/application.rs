@@ -10,7 +10,13 @@ use crate::{
     journal::{self, JournalHandle},
     map::{diff, mask, path},
     model::ids::AppId,
-    plan::finding::{self, Finding},
+    plan::{
+        facts::Wishes,
+        finding::{self, Finding},
+        ttn_v2,
+    },
+    proto,
+    source::{any::AnySource, ttn_v2::TtnV2Source},
     tts::{Stack, application::Owner},
     wire::{Error, Kind},
 };
@@ -24,6 +30,8 @@ pub struct ApplicationState {
     target_link: Option<DynamicMessage>,
     target_app: AppId,
     surroundings: Vec<(&'static str, Option<usize>)>,
+    /// What is known of the application besides.
+    more: Vec<Finding>,
 }
 
 impl fmt::Debug for ApplicationState {
@@ -33,7 +41,7 @@ impl fmt::Debug for ApplicationState {
 }
 
 /// What is copied of an application itself.
-const COPIED: &[&str] = &["name", "description", "attributes"];
+const COPIED: [&str; 3] = ["name", "description", "attributes"];
 
 /// Why the source cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +59,49 @@ impl ApplicationState {
     ///
     /// # Errors
     /// Those of the calls, and a missing source application.
-    pub async fn read(
+    pub async fn read(source: &AnySource, target: &Stack, wishes: &Wishes) -> Result<Self, ApplicationError> {
+        match source {
+            AnySource::Tts(source) => {
+                Self::of_tts(source.stack(), source.app(), target, &wishes.target_app).await
+            }
+            AnySource::TtnV2(source) => Ok(Self::of_ttn_v2(source, target, wishes).await?),
+        }
+    }
+
+    /// V2 has payload functions, and nothing else of its own: integrations were made behind its Console.
+    async fn of_ttn_v2(source: &TtnV2Source, target: &Stack, wishes: &Wishes) -> Result<Self, Error> {
+        let mut more = vec![ttn_v2::integrations()];
+        let target_app = &wishes.target_app;
+        let link = match source.application().await {
+            Ok(functions) => {
+                more.extend(ttn_v2::formatter_findings(&functions, wishes));
+                ttn_v2::link(&functions)
+            }
+            Err(error) if matches!(error.kind(), Kind::Denied { .. }) => {
+                more.push(ttn_v2::functions_not_read(&error.hint().unwrap_or_default()));
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let mut application = proto::message("Application");
+        path::set(&mut application, "name", Value::String(source.app().as_str().to_owned()));
+        let there = target.application(target_app, &COPIED.map(str::to_owned)).await?;
+        let target_link = match &there {
+            Some(_) => target.link(target_app, &link_paths()).await?,
+            None => None,
+        };
+        Ok(Self {
+            source: application,
+            source_link: link,
+            target: there,
+            target_link,
+            target_app: target_app.clone(),
+            surroundings: Vec::new(),
+            more,
+        })
+    }
+
+    async fn of_tts(
         source: &Stack,
         app: &AppId,
         target: &Stack,
@@ -60,7 +110,7 @@ impl ApplicationState {
         let mut paths: Vec<_> = COPIED.iter().map(|p| (*p).to_owned()).collect();
         paths.extend(["contact_info", "administrative_contact", "technical_contact"].map(str::to_owned));
         let found = source.application(app, &paths).await?;
-        let link = mask::leaves("As/GetLink").into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let link = link_paths();
         let there = target.application(target_app, &paths[..COPIED.len()]).await?;
         Ok(Self {
             source: found.ok_or_else(|| ApplicationError::Missing(app.clone()))?,
@@ -69,6 +119,7 @@ impl ApplicationState {
             target: there,
             target_app: target_app.clone(),
             surroundings: source.surroundings(app).await?,
+            more: Vec::new(),
         })
     }
 
@@ -84,10 +135,10 @@ impl ApplicationState {
 
     /// What is worth saying about the application.
     pub fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
+        let mut findings = self.more.clone();
         if let Some(target) = &self.target {
             let differences =
-                diff::diff(&path::project(&self.source, COPIED), &path::project(target, COPIED));
+                diff::diff(&path::project(&self.source, &COPIED), &path::project(target, &COPIED));
             findings
                 .extend(differs("the application is on the target already and stays as it is", differences));
         }
@@ -169,7 +220,7 @@ impl ApplicationState {
         let was_ours = matches!(origin(journal, app).await?, Some(Origin::Ours | Origin::Removed));
         // Before the call: who made it must be known whatever becomes of the answer.
         set_origin(journal, app, Origin::Ours).await?;
-        let mut message = path::project(&self.source, COPIED);
+        let mut message = path::project(&self.source, &COPIED);
         path::set(&mut message, "ids.application_id", Value::String(app.as_str().to_owned()));
         match target.create_application(app, message, owner).await {
             Err(error) if was_ours && *error.kind() == Kind::AlreadyExists => {
@@ -263,6 +314,10 @@ pub async fn remove(target: &Stack, app: &AppId) -> Result<bool, Error> {
     }
     target.delete_application(app).await?;
     Ok(true)
+}
+
+fn link_paths() -> Vec<String> {
+    mask::leaves("As/GetLink").into_iter().map(str::to_owned).collect()
 }
 
 fn differs(text: &str, differences: Vec<diff::Difference>) -> Option<Finding> {

@@ -78,6 +78,13 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         if !state.touched(Step::Create(Component::Ns)) && state.cleared().next().is_none() {
             return Ok(Vec::new());
         }
+        if self.is_mute_target() {
+            return if state.cleared().next().is_none() {
+                Ok(Vec::new())
+            } else {
+                self.look_back_whole().await
+            };
+        }
         let back = self.decide_back().await?.1;
         self.nobody_has_the_euis(&back).await?;
         Ok(back.findings)
@@ -146,7 +153,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 
     /// The whole records of ours on the target.
-    async fn target_records(&self) -> Result<Records, Trouble> {
+    pub(super) async fn target_records(&self) -> Result<Records, Trouble> {
         let mut there = Records::default();
         // NS before AS: what an uplink makes of a pending session reaches the AS last.
         let made: Vec<_> = self.log.state().made().collect();
@@ -175,7 +182,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
 
     /// Gives the target its downlinks back, as they were written.
     pub(super) async fn unmute_target(&mut self) -> Result<(), Trouble> {
-        let was = path::wrapped_flag(&self.write(Component::Ns).await?.message, MUTE);
+        let was = path::wrapped_flag(&self.written_mute().await?, MUTE);
         self.set_target_mute(Step::UnmuteTarget, was).await
     }
 
@@ -257,7 +264,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let first = self.log.state().recipe().is_some_and(|r| r.strategy.clears_first());
         for _ in 0..READINGS {
             let sealed = self.log.sealed_target().await?;
-            self.log.back().await?;
+            if self.is_mute_target() {
+                self.given_back().await?;
+            } else {
+                self.log.back().await?;
+            }
             let now = match &sealed.records.ns {
                 Some(_) => self.target_record(Component::Ns).await?,
                 None => None,
@@ -275,7 +286,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 let text = "the target was unmuted or removed after it was sealed";
                 return Err(Trouble::Block(changed(text, Component::Ns).paths(went_on)));
             }
-            self.read_back().await?;
+            if self.is_mute_target() {
+                self.read_back_whole().await?;
+            } else {
+                self.read_back().await?;
+            }
             if !first && !self.log.state().restored() {
                 // The source gets what is newer first.
                 return Ok(());

@@ -38,7 +38,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             };
         }
         let gone = self.log.state().cleared().any(|c| c == Component::Ns);
-        if component == Component::Ns && !gone {
+        if component == Component::Ns && !gone && !self.is_mute_target() {
             self.source_is_still_muted().await?;
         }
         self.intent(step).await?;
@@ -71,9 +71,14 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         self.ctx.target.read(&self.target_id(), component, &paths).await.map_err(retry)
     }
 
+    /// True when the target was muted since it was made: what it has heard, the source has heard too.
+    fn never_lived(&self) -> bool {
+        self.is_mute_target() && !self.log.state().touched(Step::UnmuteTarget)
+    }
+
     /// True when the device has joined, sent or been sent to on the target since we made it live there.
     pub(super) async fn lives_on_target(&mut self) -> Result<bool, Trouble> {
-        if !self.log.state().touched(Step::Create(Component::Ns)) {
+        if !self.log.state().touched(Step::Create(Component::Ns)) || self.never_lived() {
             return Ok(false);
         }
         let write = self.write(Component::Ns).await?;
@@ -240,7 +245,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         {
             return Err(Trouble::Block(not_equal(component, paths)));
         }
-        if component == Component::Ns {
+        if component == Component::Ns && !self.never_lived() {
             self.silence(step, &write, &record).await?;
         }
         let done = self.ctx.target.remove(&self.target_id(), component).await;

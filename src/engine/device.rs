@@ -20,7 +20,7 @@ use crate::{
         session::{Activation, Carry},
         transform::{self, Copy, Found, STARTED_AT, Transformed},
     },
-    source::Source,
+    source::{Source, Turn},
     step::{Event as Logged, Mute, Next, Recipe, Step, Strategy},
     target::Target,
     wire,
@@ -28,6 +28,8 @@ use crate::{
 
 /// How often a lost answer to a create is looked up on the target in one run.
 const LOOKS: u32 = 2;
+/// How often a device that changed at a source that cannot be muted is copied anew in one run.
+const ANEW: u32 = 3;
 /// What a server may still be doing with a call whose answer was lost is over by then.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,8 @@ pub struct Context<S, T> {
     pub hold: bool,
     /// Source and target are one deployment.
     pub one_deployment: bool,
+    /// False: the target is muted in its place (V2).
+    pub source_can_be_muted: bool,
     /// What the source said of itself as a place to bring devices back to: asked when the first one returns.
     pub source_facts: OnceCell<TargetFacts>,
     /// Everybody who watches.
@@ -92,12 +96,16 @@ pub struct Mover<'a, S, T> {
     pub(super) name: DeviceName,
     pub(super) log: DeviceLog,
     pub(super) copy: Option<Copy>,
+    /// Held between the last look at a source that cannot be muted and its clear.
+    pub(super) turn: Option<Turn>,
+    /// True once this run has looked at a source that cannot be muted right before its clear.
+    pub(super) looked: bool,
 }
 
 impl<'a, S: Source, T: Target> Mover<'a, S, T> {
     /// `log` is what earlier runs recorded.
     pub fn new(ctx: &'a Context<S, T>, name: DeviceName, log: DeviceLog) -> Self {
-        Self { ctx, name, log, copy: None }
+        Self { ctx, name, log, copy: None, turn: None, looked: false }
     }
 
     /// Goes on until the device ends, waits, or cannot go on.
@@ -107,6 +115,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
     pub async fn run(mut self) -> Result<Outcome, LogError> {
         let mut refused = None;
         let mut looks = LOOKS;
+        let mut anew = ANEW;
         loop {
             if self.ctx.abort.is_cancelled() {
                 return Ok(Outcome::Stopped("interrupted".into()));
@@ -119,7 +128,14 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                 }
                 Next::Undone => {
                     let finding = self.reason(refused.take());
+                    let again = self.log.state().is_mute_target() && finding.kind == Kind::ChangedMeanwhile;
                     self.log.record(&Logged::Undone).await?;
+                    (self.copy, self.looked) = (None, false);
+                    // What the source has become is copied from the start.
+                    if again && anew > 0 {
+                        anew -= 1;
+                        continue;
+                    }
                     return Ok(match finding.severity {
                         _ if finding.kind == Kind::RolledBack => Outcome::RolledBack,
                         Severity::Wait => Outcome::Waiting(finding.text),
@@ -217,20 +233,28 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
     async fn step(&mut self, step: Step) -> Result<(), Trouble> {
         match step {
             Step::Snapshot => self.snapshot().await,
+            Step::Reread if self.is_mute_target() => self.decide_copy().await,
             Step::Reread => self.reread().await,
             Step::Mute => self.mute().await,
             Step::Create(component) => self.create(component).await,
             Step::StartedAt => self.started_at().await,
             Step::Verify(component) => self.verify(component).await,
             Step::AwaitSeen => self.await_seen().await,
+            Step::CheckSnapshot if self.is_mute_target() => self.look_once_more().await,
             Step::CheckSnapshot => self.check_snapshot().await,
+            Step::Clear(component) if self.is_mute_target() => self.clear_whole(component).await,
             Step::Clear(component) => self.clear(component).await,
+            Step::Count => self.count().await,
+            Step::SetCounters => self.set_counters().await,
             Step::Remove(component) => self.remove(component).await,
             Step::Unmute => self.unmute().await,
             Step::MuteTarget => self.mute_target().await,
             Step::UnmuteTarget => self.unmute_target().await,
+            Step::ReadBack if self.is_mute_target() => self.read_back_whole().await,
             Step::ReadBack => self.read_back().await,
+            Step::Restore(component) if self.is_mute_target() => self.restore_whole(component).await,
             Step::Restore(component) => self.restore(component).await,
+            Step::VerifyBack(component) if self.is_mute_target() => self.verify_whole(component).await,
             Step::VerifyBack(component) => self.verify_back(component).await,
             Step::CheckBack => self.check_back().await,
         }
@@ -238,7 +262,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
 
     async fn snapshot(&mut self) -> Result<(), Trouble> {
         // Read afresh: the plan may be old, and what is found here is what an undo restores.
-        let found = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        let found = self.look().await?;
         let transformed = transform::device(&found, &self.ctx.facts, &self.ctx.wishes);
         if let Some(finding) = transformed.weightiest() {
             return Err(Trouble::Refuse(finding.clone()));
@@ -249,7 +273,24 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         Ok(self.log.record(&Logged::Snapshot { seal, recipe }).await?)
     }
 
-    fn recipe(&self, found: &Found, transformed: &Transformed, mute: Option<Mute>) -> Recipe {
+    /// The source as it is now.
+    async fn look(&self) -> Result<Found, Trouble> {
+        if self.ctx.source_can_be_muted {
+            return self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry);
+        }
+        let found = self.ctx.source.look(&self.name.device).await.map_err(retry)?;
+        match found.v2 {
+            Some(_) => Ok(found),
+            None => {
+                Err(Trouble::Refuse(Finding::new(Kind::NotFound, "the source has no such device any more")))
+            }
+        }
+    }
+
+    pub(super) fn recipe(&self, found: &Found, transformed: &Transformed, mute: Option<Mute>) -> Recipe {
+        if !self.ctx.source_can_be_muted {
+            return self.recipe_of_mute_target(transformed);
+        }
         let has = |c: Component| found.records.get(c).is_some();
         let first = has(Component::Js) && !has(Component::Ns) && !found.external_js;
         let mut clear: BTreeSet<_> = match self.ctx.clear {
@@ -280,6 +321,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                 None => transformed.carry == Carry::Drop,
             },
             started_at: copy.ns.as_ref().is_some_and(|w| path::has(&w.message, STARTED_AT)),
+            counters: false,
         }
     }
 
@@ -361,8 +403,22 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         DeviceId::unchecked(self.log.state().recipe().map(|r| r.target_id.clone()).unwrap_or_default())
     }
 
-    /// What is written to a component: decided after the second read, and the same in every later run.
+    pub(super) fn is_mute_target(&self) -> bool {
+        self.log.state().is_mute_target()
+    }
+
+    /// What is written to a component: decided after the second read, and the same in every later run; muted as long as a
+    /// source that cannot be muted may be live.
     pub(super) async fn write(&mut self, component: Component) -> Result<transform::Write, Trouble> {
+        let mut write = self.live_write(component).await?;
+        if component == Component::Ns && self.log.state().target_is_muted() {
+            write.mute();
+        }
+        Ok(write)
+    }
+
+    /// As [`Self::write`], as it is once the device lives on the target.
+    pub(super) async fn live_write(&mut self, component: Component) -> Result<transform::Write, Trouble> {
         if self.copy.is_none() {
             self.copy = Some(self.log.copy().await?);
         }

@@ -64,6 +64,8 @@ pub struct Prepared {
     pub facts: Arc<TargetFacts>,
     /// Source and target are one deployment.
     pub one_deployment: bool,
+    /// The source cannot be muted: the target is, until the source is cleared.
+    pub mutes_target: bool,
 }
 
 /// Plans one application.
@@ -75,11 +77,13 @@ pub async fn application(
     journal: Option<&JournalHandle>,
     pace: &Pace,
 ) -> Result<(ApplicationPlan, Prepared), RunError> {
-    let (source, target) = (job.source.stack(), job.target.stack());
+    let target = job.target.stack();
     let (app, target_app) = (job.source.app(), job.target.app());
-    let state = ApplicationState::read(source, app, target, target_app).await?;
+    let state = ApplicationState::read(&job.source, target, &job.wishes).await?;
     let mut findings = state.findings();
-    findings.extend(rights("source", source, app, SOURCE_RIGHTS).await?);
+    if let Some(source) = job.source.tts() {
+        findings.extend(rights("source", source.stack(), app, SOURCE_RIGHTS).await?);
+    }
     if !state.is_new() {
         findings.extend(rights("target", target, target_app, TARGET_RIGHTS).await?);
     } else if job.owner.is_none() {
@@ -88,13 +92,16 @@ pub async fn application(
                 .fix("add owner = { user = \"…\" } or { organization = \"…\" } to the target, or create the application"),
         );
     }
-    let one_deployment = one_deployment(source, target, app).await?;
+    let one_deployment = match job.source.tts() {
+        Some(source) => one_deployment(source.stack(), target, app).await?,
+        None => false,
+    };
     if one_deployment {
         findings.push(swap(app, target_app, pace.clear));
     }
     let mut facts = target.facts(target_app).await?;
     let existing = existing(job, state.is_new()).await?;
-    let mut inputs = inputs(job, journal, pace.in_flight, &existing).await?;
+    let (mut inputs, all) = inputs(job, journal, pace.in_flight, &existing).await?;
     if inputs.is_empty() && !matches!(job.devices, Selection::All) {
         let mut nothing = Finding::new(Kind::NotFound, "no device of the source has an ID that was chosen")
             .fix("check application.devices");
@@ -108,7 +115,8 @@ pub async fn application(
             input.holder.take_if(|h| ours(h));
         }
     }
-    mac_defaults(source, target, &inputs, job, &mut facts).await?;
+    facts.renames = plan::identity::renames(all.iter().map(DeviceId::as_str), &job.wishes);
+    mac_defaults(&inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     findings.extend(plan::others(&devices, &existing));
     if findings.iter().any(Finding::blocks) {
@@ -124,7 +132,8 @@ pub async fn application(
         findings,
         devices,
     };
-    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment }))
+    let mutes_target = !job.source.can_be_muted();
+    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment, mutes_target }))
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.
@@ -195,13 +204,13 @@ async fn existing(job: &Job, is_new: bool) -> Result<HashMap<String, Record>, Ru
     Ok(records.into_iter().map(|r| (r.device_id(), r)).collect())
 }
 
-/// Everything that is read of each selected device.
+/// Everything that is read of each selected device; and the IDs of all devices, chosen or not.
 async fn inputs(
     job: &Job,
     journal: Option<&JournalHandle>,
     in_flight: usize,
     existing: &HashMap<String, Record>,
-) -> Result<Vec<Input>, RunError> {
+) -> Result<(Vec<Input>, Vec<DeviceId>), RunError> {
     let mut listed: HashMap<DeviceId, Found> = HashMap::new();
     for found in job.source.list().await? {
         listed.insert(DeviceId::unchecked(plan::transform::device_id(&found)), found);
@@ -218,11 +227,12 @@ async fn inputs(
     }
     let selected = job.select(&ids);
     let work: Vec<_> = selected.into_iter().map(|id| (listed.remove(&id).unwrap_or_default(), id)).collect();
-    stream::iter(work)
+    let inputs = stream::iter(work)
         .map(|(found, id)| input(job, journal, existing, id, found))
         .buffer_unordered(in_flight.max(1))
         .try_collect()
-        .await
+        .await?;
+    Ok((inputs, ids))
 }
 
 async fn input(
@@ -274,28 +284,30 @@ async fn holder(
     Ok(job.target.holder(join_eui, dev_eui).await?)
 }
 
-/// MAC defaults of both sides for the plans and PHY versions of devices that have a session.
-async fn mac_defaults(
-    source: &Stack,
-    target: &Stack,
-    inputs: &[Input],
-    job: &Job,
-    facts: &mut TargetFacts,
-) -> Result<(), RunError> {
-    let with_session =
-        inputs.iter().filter_map(|i| i.found.records.ns.as_ref()).filter(|r| path::has(&r.0, "session"));
-    let pairs: BTreeSet<_> = with_session
-        .filter_map(|r| {
-            let phy = path::number(&r.0, "lorawan_phy_version") as i32;
-            Some((path::string(&r.0, "frequency_plan_id"), radio::plan_for(r, &job.wishes)?, phy))
-        })
-        .collect();
+/// MAC defaults of both sides for the plans and PHY versions of devices that have a session. V2 has none of its own: it used
+/// those of the band.
+async fn mac_defaults(inputs: &[Input], job: &Job, facts: &mut TargetFacts) -> Result<(), RunError> {
+    let pairs: BTreeSet<_> = inputs.iter().filter_map(|i| defaults_needed(&i.found, job)).collect();
     for (source_plan, plan, phy) in pairs {
-        let ours = source.default_mac_settings(&source_plan, phy).await?;
-        let theirs = target.default_mac_settings(&plan, phy).await?;
+        let theirs = job.target.stack().default_mac_settings(&plan, phy).await?;
+        let ours = match job.source.tts() {
+            Some(source) => source.stack().default_mac_settings(&source_plan, phy).await?,
+            None => theirs.clone(),
+        };
         if let (Some(ours), Some(theirs)) = (ours, theirs) {
             facts.mac_defaults.insert((plan, phy), (ours, theirs));
         }
     }
     Ok(())
+}
+
+/// Plan at the source, plan on the target and PHY version of a device that has a session.
+fn defaults_needed(found: &Found, job: &Job) -> Option<(String, String, i32)> {
+    if found.v2.is_some() {
+        return plan::ttn_v2::defaults_needed(found, &job.wishes)
+            .map(|(plan, phy)| (String::new(), plan, phy));
+    }
+    let ns = found.records.ns.as_ref().filter(|ns| path::has(&ns.0, "session"))?;
+    let phy = i32::try_from(path::number(&ns.0, "lorawan_phy_version")).ok()?;
+    Some((path::string(&ns.0, "frequency_plan_id"), radio::plan_for(ns, &job.wishes)?, phy))
 }

@@ -10,6 +10,7 @@ use super::{
     run::{Job, Stop},
 };
 use crate::{
+    map::ttn_v2::V2Device,
     model::{
         device::{Component, Record},
         ids::{AppId, DeviceId, Eui64},
@@ -18,7 +19,7 @@ use crate::{
         facts::TargetFacts,
         transform::{Found, Write},
     },
-    source::Source,
+    source::{Source, Turn},
     target::Target,
     wire::{self, Error},
 };
@@ -30,19 +31,20 @@ impl Lock {
     /// The lock of both applications of a job. `exists`: the target has its application already.
     pub fn of(job: &Job, exists: bool, terms: &Terms, events: &Sink, abort: &CancellationToken) -> Self {
         let (source, target) = (&job.source, &job.target);
-        let source = Place {
+        // V2 has no place for a marker: the target's keeps runs of one pair of applications apart.
+        let source = source.tts().map(|source| Place {
             side: wire::Side::Source,
             stack: source.stack().clone(),
             app: source.app().clone(),
             exists: true,
-        };
+        });
         let target = Place {
             side: wire::Side::Target,
             stack: target.stack().clone(),
             app: target.app().clone(),
             exists,
         };
-        Self::new(terms.clone(), vec![source, target], events.clone(), abort.clone())
+        Self::new(terms.clone(), source.into_iter().chain([target]).collect(), events.clone(), abort.clone())
     }
 
     /// The outcome of a device, with what is wrong with the lock where that has stopped it.
@@ -93,6 +95,23 @@ impl<S: Source> Source for Guarded<S> {
 
     async fn read(&self, device: &DeviceId, listed: Found) -> Result<Found, Error> {
         self.place.read(device, listed).await
+    }
+
+    async fn look(&self, device: &DeviceId) -> Result<Found, Error> {
+        self.place.look(device).await
+    }
+
+    async fn turn(&self) -> Turn {
+        self.place.turn().await
+    }
+
+    async fn read_in(&self, turn: &Turn, device: &DeviceId) -> Result<Found, Error> {
+        self.place.read_in(turn, device).await
+    }
+
+    async fn write_whole(&self, turn: &Turn, device: &DeviceId, v2: &V2Device) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.write_whole(turn, device, v2).await
     }
 
     async fn schedule_downlinks(&self, device: &DeviceId, on: Option<bool>) -> Result<(), Error> {

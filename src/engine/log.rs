@@ -152,6 +152,14 @@ impl DeviceLog {
             .await
     }
 
+    /// As [`Self::back`], of a source that takes a device as a whole.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be read.
+    pub async fn back_whole(&self) -> Result<Found, LogError> {
+        self.found(self.state.read_back().map(|(_, back)| back), "seal of what the source gets back").await
+    }
+
     /// The copy, read from disk.
     ///
     /// # Errors
@@ -185,6 +193,7 @@ fn name(event: &Event) -> &'static str {
         Event::Intent { .. } => "intent",
         Event::Done { .. } => "done",
         Event::Checked { .. } => "checked",
+        Event::Counted { .. } => "counted",
         Event::Adopted { .. } => "adopted",
         Event::Failed { .. } => "failed",
         Event::Undo { .. } => "undo",

@@ -2,6 +2,7 @@
 
 pub mod application;
 mod back;
+mod back_whole;
 mod copy;
 pub mod device;
 pub mod event;
@@ -9,6 +10,7 @@ pub mod gather;
 mod guarded;
 pub mod lock;
 pub mod log;
+mod mute_target;
 
 pub mod rehearse;
 pub mod rollback;

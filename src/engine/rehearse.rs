@@ -1,6 +1,6 @@
 //! Brings what a real source holds into an embedded stack. The real side is only read.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -12,12 +12,13 @@ use crate::{
     config::Rehearsal,
     map::path,
     model::ids::DeviceId,
-    plan::transform::device_id,
+    plan::transform::{Found, device_id},
     rehearsal::{
-        Tts,
+        TtnV2, Tts,
         store::{Table, device_key},
     },
-    source::Source as _,
+    source::{Source as _, any::AnySource, ttn_v2::TtnV2Source, tts::TtsSource},
+    wire,
 };
 
 /// Takes address blocks of the real sides over, so that the rehearsal decides as the run will.
@@ -30,7 +31,9 @@ pub async fn mirror_facts(
     target: &mut Rehearsal,
 ) -> Result<(), RunError> {
     let Some(job) = jobs.first() else { return Ok(()) };
-    source.dev_addr_prefixes = job.source.stack().dev_addr_prefixes().await?;
+    if let Some(tts) = job.source.tts() {
+        source.dev_addr_prefixes = tts.stack().dev_addr_prefixes().await?;
+    }
     target.dev_addr_prefixes = job.target.stack().dev_addr_prefixes().await?;
     Ok(())
 }
@@ -40,33 +43,42 @@ pub async fn mirror_facts(
 /// # Errors
 /// When a side cannot be asked.
 pub async fn one_deployment(jobs: &[Job]) -> Result<bool, RunError> {
-    match jobs.first() {
-        Some(job) => gather::one_deployment(job.source.stack(), job.target.stack(), job.source.app()).await,
+    match jobs.first().and_then(|job| Some((job, job.source.tts()?))) {
+        Some((job, source)) => gather::one_deployment(source.stack(), job.target.stack(), source.app()).await,
         None => Ok(false),
     }
 }
 
-/// Copies the application and its selected devices, record by record, into the store of an embedded stack.
+/// The embedded stack that takes a real one's place.
+#[derive(Debug, Clone, Copy)]
+pub enum Mirror<'a> {
+    /// The Things Stack.
+    Tts(&'a Arc<Tts>),
+    /// The Things Network Stack V2.
+    TtnV2(&'a Arc<TtnV2>),
+}
+
+/// Copies the application and its selected devices into the store of an embedded stack.
 ///
 /// # Errors
 /// When the source cannot be read.
-pub async fn mirror(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<(), RunError> {
-    let app = job.source.app();
+pub async fn mirror(job: &Job, into: Mirror<'_>, in_flight: usize) -> Result<(), RunError> {
+    match (&job.source, into) {
+        (AnySource::Tts(source), Mirror::Tts(into)) => {
+            application(source, into).await?;
+            devices(job, into, in_flight).await
+        }
+        (AnySource::TtnV2(source), Mirror::TtnV2(into)) => of_ttn_v2(job, source, into, in_flight).await,
+        _ => Ok(()),
+    }
+}
+
+async fn application(source: &TtsSource, into: &Arc<Tts>) -> Result<(), RunError> {
+    let (stack, app) = (source.stack(), source.app());
     let paths = ["name", "description", "attributes"].map(str::to_owned);
-    let application = job.source.stack().application(app, &paths).await?;
+    let application = stack.application(app, &paths).await?;
     let link = crate::map::mask::leaves("As/GetLink").into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let link = job.source.stack().link(app, &link).await?;
-    let listed = job.source.list().await?;
-    let ids: Vec<_> = listed.iter().map(|f| DeviceId::unchecked(device_id(f))).collect();
-    let selected = job.select(&ids);
-    let found: Vec<_> = stream::iter(selected)
-        .map(|id| async move {
-            let listed = crate::plan::transform::Found::default();
-            job.source.read(&id, listed).await.map(|found| (id, found))
-        })
-        .buffer_unordered(in_flight.max(1))
-        .try_collect()
-        .await?;
+    let link = stack.link(app, &link).await?;
     let mut store = into.store();
     if let Some(mut application) = application {
         path::set(
@@ -79,10 +91,52 @@ pub async fn mirror(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<(), 
     if let Some(link) = link {
         store.put(Table::Links, app.as_str(), link)?;
     }
+    Ok(())
+}
+
+/// Every selected device as it is read.
+async fn found(job: &Job, in_flight: usize) -> Result<Vec<(DeviceId, Found)>, RunError> {
+    let listed = job.source.list().await?;
+    let mut by_id: HashMap<_, _> =
+        listed.into_iter().map(|f| (DeviceId::unchecked(device_id(&f)), f)).collect();
+    let mut ids: Vec<_> = by_id.keys().cloned().collect();
+    ids.sort();
+    let selected = job.select(&ids);
+    let work: Vec<_> = selected.into_iter().map(|id| (by_id.remove(&id).unwrap_or_default(), id)).collect();
+    let read = stream::iter(work)
+        .map(|(listed, id)| async move { job.source.read(&id, listed).await.map(|found| (id, found)) })
+        .buffer_unordered(in_flight.max(1))
+        .try_collect()
+        .await?;
+    Ok(read)
+}
+
+async fn devices(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<(), RunError> {
+    let app = job.source.app();
+    let found = found(job, in_flight).await?;
+    let mut store = into.store();
     for (id, found) in found {
         for (component, record) in found.records.present() {
             store.put(Table::of(component), &device_key(app.as_str(), id.as_str()), record.0.clone())?;
         }
     }
     Ok(())
+}
+
+async fn of_ttn_v2(
+    job: &Job,
+    source: &TtnV2Source,
+    into: &Arc<TtnV2>,
+    in_flight: usize,
+) -> Result<(), RunError> {
+    let app = source.app();
+    match source.application().await {
+        Ok(application) => into.take_application(application, app.as_str())?,
+        // Without the right to read them there are no payload functions to rehearse.
+        Err(error) if matches!(error.kind(), wire::Kind::Denied { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let found = found(job, in_flight).await?;
+    let devices = found.into_iter().filter_map(|(_, found)| Some(found.v2?.message().clone()));
+    Ok(into.take_devices(devices.collect(), app.as_str())?)
 }

@@ -20,7 +20,7 @@ use crate::{
     journal::{DeviceKey, JournalHandle},
     model::ids::{AppId, DeviceId},
     plan::{facts::TargetFacts, finding::Finding},
-    source::tts::TtsSource,
+    source::any::AnySource,
     target::tts::TtsTarget,
 };
 
@@ -91,7 +91,7 @@ impl Rollback<'_> {
 
     async fn look(
         &self,
-        ctx: &Context<Guarded<TtsSource>, Guarded<TtsTarget>>,
+        ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
         key: DeviceKey,
     ) -> Result<Return, RunError> {
         let device = DeviceName { app: key.application.clone(), device: key.device.clone() };
@@ -162,7 +162,7 @@ impl Rollback<'_> {
 
     async fn device(
         &self,
-        ctx: &Context<Guarded<TtsSource>, Guarded<TtsTarget>>,
+        ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
         key: DeviceKey,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let name = DeviceName { app: key.application.clone(), device: key.device.clone() };
@@ -222,7 +222,7 @@ impl Rollback<'_> {
         job: &Job,
         lock: &Lock,
         abort: CancellationToken,
-    ) -> Context<Guarded<TtsSource>, Guarded<TtsTarget>> {
+    ) -> Context<Guarded<AnySource>, Guarded<TtsTarget>> {
         Context {
             source: Guarded::new(job.source.clone(), lock.clone()),
             target: Guarded::new(job.target.clone(), lock.clone()),
@@ -232,6 +232,7 @@ impl Rollback<'_> {
             clear_when: self.pace.clear_when,
             hold: self.pace.hold,
             one_deployment: false,
+            source_can_be_muted: job.source.can_be_muted(),
             source_facts: OnceCell::new(),
             events: self.events.clone(),
             abort,

@@ -24,7 +24,7 @@ use crate::{
         facts::Wishes,
         finding::{Finding, Kind},
     },
-    source::tts::TtsSource,
+    source::any::AnySource,
     target::tts::TtsTarget,
     tts::application::Owner,
     wire,
@@ -34,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Job {
     /// Where from.
-    pub source: TtsSource,
+    pub source: AnySource,
     /// Where to.
     pub target: TtsTarget,
     /// Who owns it on the target, when it must be created.
@@ -258,13 +258,14 @@ impl Dispatcher<'_> {
         self.events.send(Event::Application { app: application.target.clone(), created });
         let Work { job, ready, lock, abort, .. } = work;
         let ctx = Context {
+            source_can_be_muted: job.source.can_be_muted(),
             source: Guarded::new(job.source, lock.clone()),
             target: Guarded::new(job.target, lock.clone()),
             facts: ready.facts,
             wishes: job.wishes,
             clear: self.pace.clear,
             clear_when: self.pace.clear_when,
-            hold: self.pace.hold,
+            hold: self.pace.hold || keeps_both_sides(&self.pace, ready.mutes_target),
             one_deployment: ready.one_deployment,
             source_facts: OnceCell::new(),
             events: self.events.clone(),
@@ -312,7 +313,7 @@ impl Dispatcher<'_> {
 
     async fn device(
         &self,
-        ctx: &Context<Guarded<TtsSource>, Guarded<TtsTarget>>,
+        ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
         name: DeviceName,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
@@ -366,6 +367,11 @@ fn going_in(application: &ApplicationPlan) -> impl Iterator<Item = &DevicePlan> 
 /// True for a device that is begun in this run. What is read of it then must be read under the lock.
 fn begins(device: &DevicePlan) -> bool {
     device.verdict == Verdict::Move
+}
+
+/// A target that is muted until the source is cleared stays so when nothing is to be cleared.
+fn keeps_both_sides(pace: &Pace, mutes_target: bool) -> bool {
+    mutes_target && matches!(pace.clear, ClearMode::Nothing | ClearMode::Mute)
 }
 
 /// Devices that need no work go straight into the summary.

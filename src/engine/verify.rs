@@ -56,7 +56,11 @@ async fn device(job: &Job, journal: &JournalHandle, key: DeviceKey) -> Result<Op
     let copy = log.copy().await?;
     let mut found = Verified { device, target_id: target_id.clone(), differences: Vec::new(), lives: false };
     for component in copy.components().filter(|c| log.state().has(Step::Create(*c))) {
-        let Some(write) = copy.get(component) else { continue };
+        let Some(mut write) = copy.get(component).cloned() else { continue };
+        if component == Component::Ns && log.state().target_is_muted() {
+            write.mute();
+        }
+        let write = &write;
         let paths = compare::paths(component, write);
         let read = job.target.read(&DeviceId::unchecked(&target_id), component, &paths).await?;
         let Some(record) = read else {

@@ -11,4 +11,5 @@ pub mod owner;
 pub mod path;
 pub mod replaced;
 pub mod rules;
+pub mod ttn_v2;
 pub mod unknown;

@@ -18,6 +18,9 @@ pub enum IdError {
     /// Not an ID that The Things Stack takes.
     #[error("`{0}` is not an ID: 3 to 36 of a-z, 0-9 and single dashes between them")]
     Id(String),
+    /// Not an ID that The Things Network Stack V2 can have.
+    #[error("`{0}` is no ID of V2: 2 to 36 of a-z and 0-9, with single dashes or underscores between them")]
+    V2(String),
     /// Not a DevAddr prefix.
     #[error("`{0}` is not a DevAddr prefix such as 26000000/7")]
     Prefix(String),
@@ -188,6 +191,18 @@ pub fn is_id(text: &str) -> bool {
         && bytes.iter().all(|b| plain(b) || *b == b'-')
 }
 
+/// The rule for IDs of The Things Network Stack V2: `^[0-9a-z](?:[_-]?[0-9a-z]){1,35}$` (docs/servers.md, V2 IDs).
+pub fn is_v2_id(text: &str) -> bool {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let letters = bytes.iter().filter(|b| plain(b)).count();
+    (2..=36).contains(&letters)
+        && bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.windows(2).all(|w| w.iter().any(plain))
+        && bytes.iter().all(|b| plain(b) || matches!(b, b'-' | b'_'))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -195,6 +210,12 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn is_v2_id_agrees_with_the_pattern_of_v2(text in "[a-c0_A-]{0,8}|[a-z0-9_-]{30,75}|([a-z][_-]){33,37}[a-z]") {
+            let pattern = regex::Regex::new("^[0-9a-z](?:[_-]?[0-9a-z]){1,35}$").expect("valid");
+            prop_assert_eq!(is_v2_id(&text), pattern.is_match(&text));
+        }
+
         #[test]
         fn is_id_agrees_with_the_pattern_of_the_stack(text in "[a-c0_A-]{0,8}|[a-z0-9-]{30,40}") {
             let pattern = regex::Regex::new("^[a-z0-9](?:[-]?[a-z0-9]){2,}$").expect("valid");

@@ -39,7 +39,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Field names whose values are keys or credentials, wherever they stand in a message of The Things Stack. A test
+/// Field names whose values are keys or credentials, wherever they stand in a message of The Things Stack or V2. A test
 /// (`tests/it/secrets/fields.rs`) holds every field of the protos against this list.
 const SECRET_FIELDS: &[&str] = &[
     "access_key",
@@ -60,11 +60,13 @@ const SECRET_FIELDS: &[&str] = &[
     "lbs_lns_secret",
     "nwk_key",
     "nwk_s_enc_key",
+    "nwk_s_key",
     "password",
     "provisioning_data",
     "qr_code",
     "raw_payload",
     "refresh_token",
+    "register_on_join_access_key",
     "root_wor_s_key",
     "s_nwk_s_int_key",
     "secret",

@@ -13,7 +13,7 @@ use super::{
     facts::{IdFrom, SessionMode, TargetFacts, Wishes},
     finding::{Finding, Kind, Severity},
     session,
-    transform::{self, Copy, Found, Write},
+    transform::{self, Copy, Found},
 };
 use crate::{
     map::{mask, owner, path, replaced},
@@ -78,7 +78,7 @@ pub fn decide(
         if sides.cleared.contains(&component) {
             // Not live before the target's record is gone; the last step unmutes it.
             if component == Component::Ns {
-                mute(write);
+                write.mute();
             }
         } else {
             write.paths.retain(|p| compare::is_moving(component, p));
@@ -146,6 +146,8 @@ fn as_it_was(app: &AppId) -> Wishes {
         frequency_plans: Default::default(),
         default_frequency_plan: None,
         id_prefix: String::new(),
+        id_rename: false,
+        versions: Default::default(),
         id_from: IdFrom::Id,
         attributes: Default::default(),
         allowed: Kind::ALL.to_vec(),
@@ -168,13 +170,6 @@ fn as_the_source_had_it(copy: &mut Copy, merged: &Found) {
                 write.paths.push(cover.to_owned());
             }
         }
-    }
-}
-
-fn mute(write: &mut Write) {
-    path::set_wrapped(&mut write.message, MUTE, Value::Bool(false));
-    if !write.paths.iter().any(|p| path::covers(p, MUTE)) {
-        write.paths.push(MUTE.to_owned());
     }
 }
 

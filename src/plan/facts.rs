@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use glob::Pattern;
 use prost_reflect::DynamicMessage;
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +50,42 @@ pub struct Wishes {
     pub id_prefix: String,
     /// Where device IDs come from.
     pub id_from: IdFrom,
+    /// An ID that is refused or clashes makes way for the one that is proposed.
+    pub id_rename: bool,
+    /// LoRaWAN and regional parameters versions of devices whose source does not say them.
+    pub versions: Versions,
     /// Attributes that every copy gets.
     pub attributes: BTreeMap<String, String>,
     /// Losses that the user accepts.
     pub allowed: Vec<Kind>,
+}
+
+/// Versions by the shape of a device ID, or of `application/device`: the first that fits counts. Numbers of the enums
+/// `MACVersion` and `PHYVersion`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// LoRaWAN.
+    pub mac: Vec<(Pattern, i32)>,
+    /// Regional parameters.
+    pub phy: Vec<(Pattern, i32)>,
+}
+
+impl Versions {
+    /// The LoRaWAN version that the user wants for a device.
+    pub fn mac_of(&self, application: &str, device: &str) -> Option<i32> {
+        first(&self.mac, application, device)
+    }
+
+    /// The version of the regional parameters that the user wants for a device.
+    pub fn phy_of(&self, application: &str, device: &str) -> Option<i32> {
+        first(&self.phy, application, device)
+    }
+}
+
+fn first(versions: &[(Pattern, i32)], application: &str, device: &str) -> Option<i32> {
+    let whole = format!("{application}/{device}");
+    let fits = |shape: &Pattern| shape.matches(if shape.as_str().contains('/') { &whole } else { device });
+    versions.iter().find(|(shape, _)| fits(shape)).map(|(_, version)| *version)
 }
 
 /// The hosts that stand in `*_server_address` of a deployment's records, without port.
@@ -99,10 +132,13 @@ pub struct TargetFacts {
     pub frequency_plans: BTreeMap<String, String>,
     /// `Configuration.GetPhyVersions`: band → PHY version numbers.
     pub phy_versions: HashMap<String, BTreeSet<i32>>,
-    /// `Ns.GetDefaultMACSettings` of both sides where they were asked: (plan, PHY) → (source, target).
+    /// `Ns.GetDefaultMACSettings` of both sides where they were asked: (plan, PHY) → (source, target). Of a source that has
+    /// none, such as V2, the target's stand on both sides.
     pub mac_defaults: HashMap<(String, i32), (DynamicMessage, DynamicMessage)>,
     /// Mask paths that the target does not know, by component.
     pub refused_paths: HashMap<Component, Vec<String>>,
+    /// IDs at the source → IDs on the target where `id_rename` lets them differ from the rule ([`super::identity::renames`]).
+    pub renames: BTreeMap<String, String>,
 }
 
 impl TargetFacts {

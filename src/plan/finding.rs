@@ -63,11 +63,27 @@ kinds! {
     /// The Network Server holds a session whose AppSKey no record has.
     AppSessionMissing = "app-session-missing", Stop, "payload decryption until the next join: the Application Server of the source has no session either";
 
+    /// A description that is longer than the target takes.
+    LongDescription = "long-description", Stop, "the end of descriptions of more than 2000 characters";
+    /// Two attributes of V2 get one name.
+    AttributeClash = "attribute-clash", Stop, "attributes of V2 whose name on the target another attribute has";
+    /// A kept session without a MAC state that could be derived.
+    MacState = "mac-state", Stop, "the MAC state of kept sessions of V2: the target takes the device to be as it leaves the factory, and hears it on the default channels of the band only until it has set it up";
+    /// A payload function that is longer than the target takes.
+    FormatterTooLong = "formatter-too-long", Stop, "payload functions of V2 that are longer than the target takes";
+
     /// An external Join Server stays, and its record names other servers than the target's.
     ExternalJoinServer = "external-join-server", Stop, "joins, until the external Join Server's record names the target's servers";
 
     /// OTAA without root keys that can be read, and no session goes along: the copy would never be heard.
     Unjoinable = "unjoinable", Stop, "";
+
+    /// A device of V2 without AppKey and without session.
+    NoKeys = "no-keys", Stop, "";
+    /// A register-on-join template of V2.
+    JoinTemplate = "join-template", Stop, "";
+    /// A version that V2 never spoke.
+    MacVersion = "mac-version", Stop, "";
 
     /// Source and target are the same deployment.
     SameDeployment = "same-deployment", Stop, "";
@@ -126,6 +142,12 @@ kinds! {
     Partial = "partial-registration", Warning, "";
     /// A session is dropped: the device must join again.
     SessionDropped = "session-dropped", Note, "";
+    /// A session of V2 outside the target's prefixes is dropped.
+    MustRejoin = "must-rejoin", Warning, "";
+    /// A session of V2 of which a part is missing.
+    SessionIncomplete = "session-incomplete", Warning, "";
+    /// One DevEUI under two AppEUIs.
+    DevEuiTwice = "dev-eui-twice", Warning, "";
     /// Counters start at zero, as `abp-reset` asks.
     CountersReset = "counters-reset", Warning, "";
     /// A join whose accept was never sent is not carried.

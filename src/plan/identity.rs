@@ -1,9 +1,11 @@
 //! Who the copy is: its ID, its EUIs, and the attributes that every copy gets.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use prost_reflect::{DynamicMessage, MapKey, Value};
 
 use super::{
-    facts::{IdFrom, Wishes},
+    facts::{IdFrom, TargetFacts, Wishes},
     finding::{Finding, Kind},
     transform::Found,
 };
@@ -27,14 +29,64 @@ fn dev_eui(found: &Found) -> Option<Eui64> {
     found.records.present().find_map(|(_, r)| r.dev_eui())
 }
 
-/// The device's ID on the target: `id-prefix` and the ID with dashes for underscores, or the DevEUI where `from = "eui"`
-/// and there is one.
-pub fn target_id(found: &Found, wishes: &Wishes) -> String {
-    let base = match (wishes.id_from, dev_eui(found)) {
-        (IdFrom::Eui, Some(eui)) => eui_id(eui),
-        _ => device_id(found).replace('_', "-"),
+/// The device's ID on the target: the one that [`renames`] gave it, or `id-prefix` and the ID with dashes for underscores, or
+/// the DevEUI where `from = "eui"` and there is one.
+pub fn target_id(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> String {
+    let id = device_id(found);
+    match (wishes.id_from, dev_eui(found)) {
+        (IdFrom::Eui, Some(eui)) => format!("{}{}", wishes.id_prefix, eui_id(eui)),
+        _ => facts.renames.get(&id).cloned().unwrap_or_else(|| by_rule(&id, wishes)),
+    }
+}
+
+fn by_rule(id: &str, wishes: &Wishes) -> String {
+    format!("{}{}", wishes.id_prefix, id.replace('_', "-"))
+}
+
+/// IDs that cannot be as the rule has them, and others in their place: one that the target refuses makes way for a proposal, and
+/// of two that would get the same, the one that had it already keeps it, or else the first in the order of the alphabet.
+///
+/// It depends on nothing but the IDs of the source, so that every run of a journal gives the same; `ids` are all of them, those
+/// that an earlier run has moved too. Empty unless `id_rename` is set.
+pub fn renames<'i>(ids: impl IntoIterator<Item = &'i str>, wishes: &Wishes) -> BTreeMap<String, String> {
+    if wishes.id_rename { proposals(ids, wishes) } else { BTreeMap::new() }
+}
+
+/// What [`renames`] would give if it was allowed: the names that findings propose.
+pub fn proposals<'i>(ids: impl IntoIterator<Item = &'i str>, wishes: &Wishes) -> BTreeMap<String, String> {
+    let ids: BTreeSet<&str> = ids.into_iter().collect();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let mut renames = BTreeMap::new();
+    // Those that keep their name first, then those whose name is only clear of underscores, then all others.
+    let rank = |id: &&str| {
+        let name = by_rule(id, wishes);
+        (!is_id(&name), name != format!("{}{id}", wishes.id_prefix))
     };
-    format!("{}{base}", wishes.id_prefix)
+    let mut ordered: Vec<&str> = ids.into_iter().collect();
+    ordered.sort_by_key(rank);
+    for id in ordered {
+        let name = by_rule(id, wishes);
+        let wanted = if is_id(&name) { Some(name.clone()) } else { propose(&name, None) };
+        let Some(free) = wanted.and_then(|wanted| free(&wanted, &taken)) else { continue };
+        if free != name {
+            renames.insert(id.to_owned(), free.clone());
+        }
+        taken.insert(free);
+    }
+    renames
+}
+
+/// `wanted`, or the first of `wanted-2`, `wanted-3` … that nobody has, cut to what an ID may have.
+fn free(wanted: &str, taken: &BTreeSet<String>) -> Option<String> {
+    if !taken.contains(wanted) {
+        return Some(wanted.to_owned());
+    }
+    (2_u32..).map(|n| format!("-{n}")).find_map(|suffix| {
+        let room = LONGEST - suffix.len();
+        let stem = wanted[..wanted.len().min(room)].trim_end_matches('-');
+        let id = format!("{stem}{suffix}");
+        (is_id(&id) && !taken.contains(&id)).then_some(id)
+    })
 }
 
 fn eui_id(eui: Eui64) -> String {
@@ -43,12 +95,13 @@ fn eui_id(eui: Eui64) -> String {
 
 /// The finding for an ID that the target would refuse, with one that it would take.
 pub fn check(id: &str, found: &Found) -> Option<Finding> {
+    const RENAME: &str = "set transform.device-id = { rename = \"auto\" }, or choose another rule";
     if is_id(id) {
         return None;
     }
-    let fix = match propose(id, dev_eui(found)) {
-        Some(proposed) => format!("`{proposed}` would do: choose another transform.device-id rule"),
-        None => "choose another transform.device-id rule".to_owned(),
+    let fix = match propose(id, None).or_else(|| propose(id, dev_eui(found))) {
+        Some(proposed) => format!("`{proposed}` would do: {RENAME}"),
+        None => RENAME.to_owned(),
     };
     let text = format!("the target takes no device ID `{id}` (3 to 36 of a-z, 0-9, single dashes)");
     Some(Finding::new(Kind::BadId, text).at(Component::Is).paths(["ids.device_id"]).fix(fix))

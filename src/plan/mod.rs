@@ -5,6 +5,7 @@ pub mod back;
 pub mod compare;
 pub mod facts;
 pub mod finding;
+pub mod handover;
 pub mod identity;
 pub mod leftover;
 pub mod masks;
@@ -15,6 +16,7 @@ pub mod sealed;
 pub mod session;
 pub mod stale;
 pub mod transform;
+pub mod ttn_v2;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -163,7 +165,12 @@ pub fn devices(
 ) -> Vec<DevicePlan> {
     let mut plans: Vec<_> = inputs.iter().map(|input| device(input, existing, facts, wishes)).collect();
     plans.sort_by(|a, b| a.id.cmp(&b.id));
-    clashes(&mut plans);
+    for (id, finding) in ttn_v2::across(inputs) {
+        if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id) {
+            plan.findings.push(finding);
+        }
+    }
+    clashes(&mut plans, &identity::proposals(inputs.iter().map(|input| input.id.as_str()), wishes));
     plans
 }
 
@@ -299,7 +306,7 @@ pub fn refused(kind: Kind, error: &wire::Error) -> Finding {
 }
 
 /// Two devices of a run must not get one ID (`a_b` and `a-b`).
-fn clashes(plans: &mut [DevicePlan]) {
+fn clashes(plans: &mut [DevicePlan], proposals: &BTreeMap<String, String>) {
     let mut by_id: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (index, plan) in plans.iter().enumerate() {
         by_id.entry(plan.target_id.clone()).or_default().push(index);
@@ -308,12 +315,18 @@ fn clashes(plans: &mut [DevicePlan]) {
         let names: Vec<_> = indexes.iter().map(|&i| plans[i].id.to_string()).collect();
         for index in indexes {
             let plan = &mut plans[index];
+            let fix = match proposals.get(plan.id.as_str()) {
+                Some(name) => format!(
+                    "`{name}` would do: set transform.device-id = {{ rename = \"auto\" }}, or rename it at the source"
+                ),
+                None => "rename one of them at the source, or use transform.device-id = { from = \"eui\" }"
+                    .to_owned(),
+            };
             if matches!(plan.verdict, Verdict::Move | Verdict::Wait | Verdict::Stop) {
                 plan.verdict = Verdict::Stop;
                 plan.findings.push(
-                    Finding::new(Kind::IdClash, format!("{} would all become `{id}`", names.join(", "))).fix(
-                        "rename one of them at the source, or use transform.device-id = { from = \"eui\" }",
-                    ),
+                    Finding::new(Kind::IdClash, format!("{} would all become `{id}`", names.join(", ")))
+                        .fix(fix),
                 );
             }
         }

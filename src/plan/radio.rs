@@ -46,7 +46,8 @@ pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) ->
     }
     let was =
         found.records.ns.as_ref().map(|ns| path::string(&ns.0, "frequency_plan_id")).unwrap_or_default();
-    if was != plan {
+    // V2 does not say on which plan its devices are.
+    if was != plan && found.v2.is_none() {
         findings.push(
             Finding::new(
                 Kind::SessionPlanChange,

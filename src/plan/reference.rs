@@ -91,12 +91,42 @@ const MEANINGS: &[(Kind, &str)] = {
              decrypted.",
         ),
         (
+            K::LongDescription,
+            "The Things Stack takes descriptions of 2000 characters, V2 has longer ones. When it is allowed, the rest is cut off.",
+        ),
+        (
+            K::AttributeClash,
+            "V2 takes any name for an attribute, The Things Stack only IDs: two attributes of the device get the same name.",
+        ),
+        (
+            K::MacState,
+            "V2 does not tell its MAC state, and none can be derived: the target does not tell its MAC defaults for the plan, or the \
+             band has no plan of V2.",
+        ),
+        (
+            K::FormatterTooLong,
+            "The payload functions of V2, with what makes formatters of them, are longer than the 40960 bytes that the target takes.",
+        ),
+        (
             K::ExternalJoinServer,
             "The device joins through an external Join Server, whose record names the source's servers: the target's joins are refused until it names the target's.",
         ),
         (
             K::Unjoinable,
             "Its root keys cannot be read and no session goes along: the copy could never be heard.",
+        ),
+        (
+            K::NoKeys,
+            "V2 has neither an AppKey nor a session of the device: nothing could be made of it that is ever heard.",
+        ),
+        (
+            K::JoinTemplate,
+            "The device has no DevEUI: V2 makes a device of it for each DevEUI that joins under its AppEUI. The Things Stack has no \
+             such thing.",
+        ),
+        (
+            K::MacVersion,
+            "`mac-version` gives a device of V2 LoRaWAN 1.1, which V2 never spoke: it has no NwkKey.",
         ),
         (
             K::SameDeployment,
@@ -179,6 +209,20 @@ const MEANINGS: &[(Kind, &str)] = {
         (
             K::SessionDropped,
             "The session stays behind and the device joins the target by itself. Until then the source receives its uplinks.",
+        ),
+        (
+            K::MustRejoin,
+            "V2 gave the device an address that is not in the target's blocks, as a private V2 does: it must join again before the \
+             target hears it. Its old session stays at the source until then.",
+        ),
+        (
+            K::SessionIncomplete,
+            "V2 has a part of a session, and not both DevAddr and NwkSKey. It is none, at V2 either; the device joins again.",
+        ),
+        (
+            K::DevEuiTwice,
+            "Another device of the application has the same DevEUI under another AppEUI. The Things Stack takes both; only the one is \
+             heard with whose AppEUI the device joins.",
         ),
         (
             K::CountersReset,

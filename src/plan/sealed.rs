@@ -15,6 +15,7 @@ use super::{
     transform::{Copy, Found, Write},
 };
 use crate::{
+    map::ttn_v2::V2Device,
     model::device::{Component, Record},
     proto,
 };
@@ -28,16 +29,18 @@ pub enum SealedError {
     /// A record in it is not base64.
     #[error("a record in the sealed snapshot is damaged: {0}")]
     Base64(#[from] base64::DecodeError),
-    /// A record in it is not an end device.
+    /// A record in it is not what it should be.
     #[error("a record in the sealed snapshot is damaged: {0}")]
     Record(#[from] DecodeError),
     /// Written by a newer version.
-    #[error("the sealed snapshot has format {0}, this build reads 1")]
+    #[error("the sealed snapshot has format {0}, this build reads 1 and 2")]
     Version(u32),
 }
 
 /// Version of both forms.
 const FORMAT: u32 = 1;
+/// Version of a device of V2: the first form and its message.
+const WITH_V2: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct SealedFound {
@@ -47,6 +50,9 @@ struct SealedFound {
     external_js: bool,
     hosts: [String; 3],
     known_as: Vec<String>,
+    /// Only in the second format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    v2: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,12 +65,13 @@ struct SealedCopy {
 /// The bytes of a device as it was found.
 pub fn found_to_bytes(found: &Found) -> Zeroizing<Vec<u8>> {
     let sealed = SealedFound {
-        format: FORMAT,
+        format: if found.v2.is_some() { WITH_V2 } else { FORMAT },
         records: found.records.present().map(|(c, r)| (c, encode(&r.0))).collect(),
         elsewhere: found.elsewhere.clone(),
         external_js: found.external_js,
         hosts: [found.hosts.ns.clone(), found.hosts.as_.clone(), found.hosts.js.clone()],
         known_as: found.hosts.known_as.clone(),
+        v2: found.v2.as_ref().map(|device| encode(device.message())),
     };
     Zeroizing::new(serde_json::to_vec(&sealed).expect("strings and numbers serialize"))
 }
@@ -74,8 +81,11 @@ pub fn found_to_bytes(found: &Found) -> Zeroizing<Vec<u8>> {
 /// # Errors
 /// When the bytes are not what [`found_to_bytes`] made.
 pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SealedError> {
-    check(bytes)?;
+    let format = format_of(bytes, &[FORMAT, WITH_V2])?;
     let sealed: SealedFound = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
+    if sealed.v2.is_some() != (format == WITH_V2) {
+        return Err(SealedError::Form);
+    }
     let [ns, as_, js] = sealed.hosts;
     let mut found = Found {
         elsewhere: sealed.elsewhere,
@@ -84,7 +94,10 @@ pub fn found_from_bytes(bytes: &[u8]) -> Result<Found, SealedError> {
         ..Found::default()
     };
     for (component, text) in sealed.records {
-        *found.records.slot(component) = Some(Record(decode(&text)?));
+        *found.records.slot(component) = Some(Record(decode(&text, "EndDevice")?));
+    }
+    if let Some(text) = sealed.v2 {
+        found.v2 = Some(V2Device::new(decode(&text, "handler.Device")?));
     }
     Ok(found)
 }
@@ -104,29 +117,30 @@ pub fn copy_to_bytes(copy: &Copy) -> Zeroizing<Vec<u8>> {
 /// # Errors
 /// When the bytes are not what [`copy_to_bytes`] made.
 pub fn copy_from_bytes(bytes: &[u8]) -> Result<Copy, SealedError> {
-    check(bytes)?;
+    format_of(bytes, &[FORMAT])?;
     let sealed: SealedCopy = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
     let mut copy = Copy { id: sealed.id, ..Copy::default() };
     for (component, text, paths) in sealed.writes {
-        *copy.slot(component) = Some(Write { message: decode(&text)?, paths });
+        *copy.slot(component) = Some(Write { message: decode(&text, "EndDevice")?, paths });
     }
     Ok(copy)
 }
 
-fn check(bytes: &[u8]) -> Result<(), SealedError> {
+/// The format, when it is one of those that are read here.
+fn format_of(bytes: &[u8], known: &[u32]) -> Result<u32, SealedError> {
     #[derive(Deserialize)]
     struct Versioned {
         format: u32,
     }
     let Versioned { format } = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
-    if format == FORMAT { Ok(()) } else { Err(SealedError::Version(format)) }
+    if known.contains(&format) { Ok(format) } else { Err(SealedError::Version(format)) }
 }
 
 fn encode(message: &DynamicMessage) -> String {
     BASE64_STANDARD.encode(Zeroizing::new(message.encode_to_vec()))
 }
 
-fn decode(text: &str) -> Result<DynamicMessage, SealedError> {
+fn decode(text: &str, message: &str) -> Result<DynamicMessage, SealedError> {
     let bytes = Zeroizing::new(BASE64_STANDARD.decode(text)?);
-    Ok(DynamicMessage::decode(proto::descriptor("EndDevice"), bytes.as_slice())?)
+    Ok(DynamicMessage::decode(proto::descriptor(message), bytes.as_slice())?)
 }

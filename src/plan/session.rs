@@ -90,6 +90,9 @@ pub fn decide(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> (Carry, Ve
     }
     if let Some(ns) = session {
         match carry {
+            Carry::Drop if found.v2.is_some() && wishes.session == SessionMode::Auto => {
+                findings.push(must_rejoin(ns, facts));
+            }
             Carry::Drop => findings.push(dropped(ns)),
             Carry::Reset => findings.push(reset()),
             Carry::Keep | Carry::Nothing => {}
@@ -134,6 +137,16 @@ fn dropped(ns: &Record) -> Finding {
     let addr = ns.session_addr().map(|a| a.to_string()).unwrap_or_default();
     let text = format!("the session of DevAddr {addr} stays behind: the device joins the target by itself");
     Finding::new(Kind::SessionDropped, text).at(Component::Ns).paths(["session", "mac_state"])
+}
+
+/// V2's own network, or a private one, gave the address: the session cannot go along as the wishes have it.
+fn must_rejoin(ns: &Record, facts: &TargetFacts) -> Finding {
+    let addr = ns.session_addr().map(|a| a.to_string()).unwrap_or_default();
+    let text = format!("must rejoin: DevAddr {addr} is not in the target's {}", facts.prefixes());
+    Finding::new(Kind::MustRejoin, text)
+        .at(Component::Ns)
+        .paths(["session", "mac_state"])
+        .fix("make the device join again, or keep its session (session = \"keep\") where its gateways are connected to the target")
 }
 
 fn reset() -> Finding {

@@ -5,13 +5,15 @@ use std::fmt;
 use prost_reflect::{DynamicMessage, Value};
 
 use super::{
+    MUTE,
     facts::{Hosts, TargetFacts, Wishes},
     finding::{Finding, Kind},
     identity, leftover, masks, presence,
     session::{self, Activation, Carry},
+    ttn_v2,
 };
 use crate::{
-    map::{path, rules, unknown},
+    map::{path, rules, ttn_v2::V2Device, unknown},
     model::device::{Component, Record, Records},
 };
 
@@ -26,6 +28,8 @@ pub struct Found {
     pub external_js: bool,
     /// The hosts of the source.
     pub hosts: Hosts,
+    /// The device as The Things Network Stack V2 has it, when that is the source: the records stand for it.
+    pub v2: Option<V2Device>,
 }
 
 impl Found {
@@ -49,6 +53,16 @@ pub struct Write {
     pub message: DynamicMessage,
     /// The field mask.
     pub paths: Vec<String>,
+}
+
+impl Write {
+    /// Makes it one that may not send downlinks.
+    pub fn mute(&mut self) {
+        path::set_wrapped(&mut self.message, MUTE, Value::Bool(false));
+        if !self.paths.iter().any(|p| path::covers(p, MUTE)) {
+            self.paths.push(MUTE.to_owned());
+        }
+    }
 }
 
 impl fmt::Debug for Write {
@@ -131,9 +145,10 @@ pub const STARTED_AT: &str = "session.started_at";
 pub fn device(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> Transformed {
     let (carry, mut findings) = session::decide(found, facts, wishes);
     let activation = Activation::of(found);
-    let id = identity::target_id(found, wishes);
+    let id = identity::target_id(found, facts, wishes);
     findings.extend(identity::check(&id, found));
     findings.extend(presence::findings(found, activation, facts, wishes));
+    findings.extend(found.v2.as_ref().map(|v2| ttn_v2::findings(v2, wishes)).unwrap_or_default());
     let rules = leftover::Rules { found, carry, activation };
     let mut copy = Copy { id, ..Copy::default() };
     let mut keep_at_source = Vec::new();
@@ -147,8 +162,15 @@ pub fn device(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> Transforme
         let mut message = component_message(component, record, &rules, facts, wishes, &copy.id);
         if component == Component::Is {
             findings.extend(identity::add_attributes(&mut message, wishes));
+            findings.extend(found.v2.as_ref().and_then(|v2| ttn_v2::old_id(&mut message, v2)));
+            if found.v2.is_some() && wishes.allowed.contains(&Kind::LongDescription) {
+                ttn_v2::shorten_description(&mut message);
+            }
         }
-        findings.extend(invalid(component, &message));
+        if let (Component::Ns, Some(v2)) = (component, &found.v2) {
+            findings.extend(ttn_v2::network(&mut message, v2, carry, facts, wishes));
+        }
+        findings.extend(invalid(component, &message, found.v2.is_some()));
         findings.extend(masks::unsupported(component, &message, facts));
         let paths = masks::write_paths(component, &message, carry);
         *copy.slot(component) = Some(Write { message, paths });
@@ -247,9 +269,11 @@ fn network(message: &mut DynamicMessage, record: &Record, carry: Carry, wishes: 
     }
 }
 
-fn invalid(component: Component, message: &DynamicMessage) -> Vec<Finding> {
+/// Broken rules. That a description of V2 is too long has a finding of its own.
+fn invalid(component: Component, message: &DynamicMessage, of_v2: bool) -> Vec<Finding> {
     rules::violations(message)
         .into_iter()
+        .filter(|v| !(of_v2 && v.path() == "description"))
         .map(|v| {
             Finding::new(Kind::InvalidField, v.reason())
                 .at(component)

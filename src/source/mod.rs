@@ -1,8 +1,13 @@
 //! What a source can do. A source never knows a target.
 
+pub mod any;
+pub mod ttn_v2;
 pub mod tts;
 
+use tokio::sync::OwnedMutexGuard;
+
 use crate::{
+    map::ttn_v2::V2Device,
     model::{
         device::Component,
         ids::{AppId, DeviceId, Eui64},
@@ -14,6 +19,11 @@ use crate::{
     wire::Error,
 };
 
+/// Nobody else calls the source while this is held, where calls take turns: what was read right before a write is then still
+/// so.
+#[derive(Debug, Default)]
+pub struct Turn(Option<OwnedMutexGuard<()>>);
+
 /// The devices of one application at a source.
 ///
 /// Every method may be called again after a failure: reading, muting and clearing are idempotent.
@@ -23,6 +33,29 @@ pub trait Source: Send + Sync {
 
     /// Everything that the components hold of a device. `listed` is what [`Source::list`] gave for it.
     fn read(&self, device: &DeviceId, listed: Found) -> impl Future<Output = Result<Found, Error>> + Send;
+
+    /// As [`Source::read`], by the cheapest reading that tells what matters of the device: without a session it has no counters.
+    fn look(&self, device: &DeviceId) -> impl Future<Output = Result<Found, Error>> + Send {
+        self.read(device, Found::default())
+    }
+
+    /// Waits until nobody else calls the source.
+    fn turn(&self) -> impl Future<Output = Turn> + Send {
+        std::future::ready(Turn::default())
+    }
+
+    /// As [`Source::read`], in a turn.
+    fn read_in(&self, _turn: &Turn, device: &DeviceId) -> impl Future<Output = Result<Found, Error>> + Send {
+        self.read(device, Found::default())
+    }
+
+    /// Writes a device as a whole, in a turn: only V2, which knows no other way.
+    fn write_whole(
+        &self,
+        turn: &Turn,
+        device: &DeviceId,
+        v2: &V2Device,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Stops (`Some(false)`) or sets back downlinks and join-accepts of a device; `None` leaves the default.
     fn schedule_downlinks(

@@ -2,9 +2,9 @@
 
 use prost_reflect::Value;
 
-use super::Source;
+use super::{Source, Turn};
 use crate::{
-    map::{owner, path},
+    map::{owner, path, ttn_v2::V2Device},
     model::{
         device::{Component, Record, Records},
         ids::{AppId, DeviceId, Eui64},
@@ -147,6 +147,11 @@ impl Source for TtsSource {
             self.registries(device, &mut found, &[Component::Ns, Component::As]).await?;
         }
         Ok(found)
+    }
+
+    async fn write_whole(&self, _: &Turn, _: &DeviceId, _: &V2Device) -> Result<(), Error> {
+        let (client, what) = (&self.stack.is, "The Things Stack keeps a device in several records");
+        Err(Error::unsupported(client.side(), client.endpoint(), what))
     }
 
     async fn schedule_downlinks(&self, device: &DeviceId, on: Option<bool>) -> Result<(), Error> {

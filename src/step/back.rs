@@ -41,9 +41,12 @@ impl Undo {
 
     /// Whatever was done.
     pub fn rollback(state: &State, kind: &str, why: &str) -> Self {
-        let mutes_target = state.touched(Step::Create(Component::Ns));
+        let cleared = state.cleared().next().is_some();
+        // Muted since it was made, it has sent nothing that the source has to know of.
+        let never_live = state.is_mute_target() && !cleared;
+        let mutes_target = state.touched(Step::Create(Component::Ns)) && !never_live;
         Self {
-            goes_back: mutes_target || state.cleared().next().is_some(),
+            goes_back: mutes_target || cleared,
             mutes_target,
             made: state.made().collect(),
             ..Self::before_clear(kind, why)

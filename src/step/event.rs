@@ -12,6 +12,9 @@ use crate::model::device::Component;
 pub enum Strategy {
     /// Mute the source, copy, verify, clear the source.
     MuteSource,
+    /// The source cannot be muted: create the target muted, verify, look at the source once more, clear it, unmute the
+    /// target.
+    MuteTarget,
     /// The record cannot be muted: clear its keys from a snapshot that was read twice, then copy.
     ClearFirst,
     /// Source and target are one deployment, in which nothing can exist twice: mute, delete at the source from a snapshot
@@ -23,7 +26,7 @@ impl Strategy {
     /// True when the source's records go before those of the target are made: then the snapshot alone holds the device in
     /// between.
     pub fn clears_first(self) -> bool {
-        self != Self::MuteSource
+        matches!(self, Self::ClearFirst | Self::Swap)
     }
 }
 
@@ -45,6 +48,9 @@ pub struct Recipe {
     pub wait_seen: bool,
     /// True when `session.started_at` is set once more after the NS record was created.
     pub started_at: bool,
+    /// Mute-target: true when the session goes along, and its counters are set once the source is cleared.
+    #[serde(default)]
+    pub counters: bool,
 }
 
 /// How the source is muted, and what it was before.
@@ -75,15 +81,20 @@ pub enum Step {
     AwaitSeen,
     /// Read the sealed snapshot from disk and compare it with the source.
     CheckSnapshot,
-    /// Remove a record at the source.
+    /// Remove a record at the source. Mute-target: `Ns` stands for the keys, `Is` for the whole device.
     Clear(Component),
+    /// Mute-target: decide with which counters the target goes on, and seal the copy with them.
+    Count,
+    /// Mute-target: give the target these counters.
+    SetCounters,
     /// Undo: remove a record on the target.
     Remove(Component),
     /// Undo: give the source its downlinks back.
     Unmute,
     /// Rollback: stop the target from sending downlinks.
     MuteTarget,
-    /// Rollback given up before it changed anything else: give the target its downlinks back.
+    /// Give the target its downlinks back: mute-target once the source is cleared, or a rollback given up before it changed
+    /// anything else.
     UnmuteTarget,
     /// Rollback: read the target whole and seal it with what follows for the source.
     ReadBack,
@@ -107,6 +118,8 @@ impl fmt::Display for Step {
             Self::AwaitSeen => f.write_str("wait until it is seen on the target"),
             Self::CheckSnapshot => f.write_str("check the sealed snapshot"),
             Self::Clear(c) => write!(f, "clear the {c} record at the source"),
+            Self::Count => f.write_str("decide the counters"),
+            Self::SetCounters => f.write_str("set the counters on the target"),
             Self::Remove(c) => write!(f, "remove the {c} record from the target"),
             Self::Unmute => f.write_str("unmute the source"),
             Self::MuteTarget => f.write_str("mute the target"),
@@ -154,6 +167,11 @@ pub enum Event {
     Checked {
         /// Seal of the source's records as of now.
         seal: u64,
+    },
+    /// The source is cleared: what is written to the target has the larger counters of both sides from now on.
+    Counted {
+        /// Seal of the copy with them.
+        copy: u64,
     },
     /// A record that is not of this run's making is on the target as it should be: an undo leaves it there.
     Adopted {

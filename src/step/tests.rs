@@ -11,6 +11,7 @@ fn recipe(strategy: Strategy, mute: bool, ns: bool, clear: bool, wait_seen: bool
     cleared.remove(&Component::Is);
     match strategy {
         Strategy::MuteSource => {}
+        Strategy::MuteTarget => cleared = [Component::Ns, Component::Is].into(),
         Strategy::ClearFirst => {
             cleared.insert(Component::Js);
         }
@@ -24,6 +25,7 @@ fn recipe(strategy: Strategy, mute: bool, ns: bool, clear: bool, wait_seen: bool
         clear: cleared,
         wait_seen,
         started_at: ns,
+        counters: strategy == Strategy::MuteTarget && clear,
     }
 }
 
@@ -33,6 +35,7 @@ fn recipes() -> impl Generator<Value = Recipe> {
         any::<bool>().prop_map(|w| recipe(Strategy::ClearFirst, false, false, true, w)),
         Just(recipe(Strategy::Swap, true, true, true, false)),
         Just(recipe(Strategy::Swap, false, false, true, false)),
+        (any::<bool>(), any::<bool>()).prop_map(|(c, w)| recipe(Strategy::MuteTarget, false, true, c, w)),
     ]
 }
 
@@ -42,6 +45,7 @@ fn carry_out(state: &State, recipe: &Recipe) -> Vec<Event> {
         Next::Step(Step::Snapshot) => vec![Event::Snapshot { seal: 1, recipe: recipe.clone() }],
         Next::Step(Step::Reread) => vec![Event::Reread { seal: 2, copy: 3, recipe: recipe.clone() }],
         Next::Step(Step::CheckSnapshot) => vec![Event::Checked { seal: 4 }],
+        Next::Step(Step::Count) => vec![Event::Counted { copy: 7 }],
         Next::Step(Step::ReadBack) => vec![read_back(state)],
         Next::Step(step) => vec![Event::Intent { step }, Event::Done { step }],
         Next::Finish => vec![Event::Finished],
@@ -184,6 +188,7 @@ fn any_event() -> impl Generator<Value = Event> {
         Just(Step::AwaitSeen),
         Just(Step::CheckSnapshot),
         component.clone().prop_map(Step::Clear),
+        Just(Step::SetCounters),
         component.clone().prop_map(Step::Remove),
         Just(Step::Unmute),
         Just(Step::MuteTarget),
@@ -207,6 +212,7 @@ fn any_event() -> impl Generator<Value = Event> {
             .prop_map(|restore| Event::ReadBack { seal: 5, back: 6, restore }),
         1 => Just(Event::Kept),
         1 => Just(Event::Checked { seal: 4 }),
+        1 => Just(Event::Counted { copy: 7 }),
         1 => Just(Event::Finished),
     ]
 }
@@ -222,12 +228,12 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        Self::default()
+    fn new(recipe: &Recipe) -> Self {
+        Self { target_muted: recipe.strategy == Strategy::MuteTarget, ..Self::default() }
     }
 
     /// Follows an event that was recorded; `before` is the state in which it was.
-    fn follow(&mut self, before: &State, event: &Event) {
+    fn follow(&mut self, before: &State, recipe: &Recipe, event: &Event) {
         const NS: Component = Component::Ns;
         match event {
             Event::Intent { step: Step::Create(NS) } => self.target_ns = true,
@@ -245,16 +251,19 @@ impl World {
             Event::Intent { step: Step::UnmuteTarget } => self.target_muted = false,
             Event::Done { step: Step::Clear(NS) } => self.source_ns_gone = true,
             // Records are made muted.
-            Event::Intent { step: Step::Restore(NS) } => self.source_ns_gone = false,
-            Event::Undone => *self = Self::new(),
+            Event::Intent { step: Step::Restore(_) } => self.source_ns_gone = false,
+            Event::Undone => *self = Self::new(recipe),
             _ => {}
         }
     }
 
     fn is_live_twice(&self, recipe: &Recipe) -> bool {
-        let target = (self.target_ns && !self.target_muted) || self.target_ns_was_there;
+        let mute_target = recipe.strategy == Strategy::MuteTarget;
+        // One that was there as it is written here is muted, too.
+        let target = ((self.target_ns || mute_target) && !self.target_muted)
+            || self.target_ns_was_there && !mute_target;
         let source = !self.source_ns_gone && !self.source_muted;
-        target && recipe.mute.is_some() && source
+        target && (recipe.mute.is_some() || mute_target) && source
     }
 }
 
@@ -262,12 +271,11 @@ proptest! {
     /// S2 over everything that the journal would take, also lost answers, adoption, undo and rollback.
     #[test]
     fn no_log_makes_a_device_live_twice(
-        swap in any::<bool>(),
+        strategy in prop_oneof![Just(Strategy::Swap), Just(Strategy::MuteSource), Just(Strategy::MuteTarget)],
         tries in proptest::collection::vec(any_event(), 1..240),
     ) {
-        let strategy = if swap { Strategy::Swap } else { Strategy::MuteSource };
-        let recipe = recipe(strategy, true, true, true, false);
-        let (mut state, mut world) = (State::default(), World::new());
+        let recipe = recipe(strategy, strategy != Strategy::MuteTarget, true, true, false);
+        let (mut state, mut world) = (State::default(), World::new(&recipe));
         for event in tries {
             let event = match event {
                 Event::Snapshot { seal, .. } => Event::Snapshot { seal, recipe: recipe.clone() },
@@ -275,7 +283,7 @@ proptest! {
                 other => other,
             };
             if let Ok(next) = state.apply(&event) {
-                world.follow(&state, &event);
+                world.follow(&state, &recipe, &event);
                 prop_assert!(!world.is_live_twice(&recipe), "after {event:?}");
                 state = next;
             }
@@ -320,6 +328,16 @@ fn check_promises(before: &State, recipe: &Recipe, step: Step) -> Result<(), Tes
             prop_assert!(before.has(Step::CheckSnapshot), "S1: snapshot not re-read");
             let first = swap || recipe.strategy == Strategy::ClearFirst && c == Component::Js;
             prop_assert!(first || before.verified(), "S1: target not verified");
+            let whole = recipe.strategy == Strategy::MuteTarget && c == Component::Is;
+            prop_assert!(!whole || before.has(Step::UnmuteTarget), "S3: nobody is live yet");
+        }
+        Step::UnmuteTarget if !before.goes_back() => {
+            prop_assert!(before.has(Step::Clear(Component::Ns)), "S2: the source is live");
+            prop_assert!(!recipe.counters || before.has(Step::SetCounters), "S4: lower counters go live");
+        }
+        Step::SetCounters => {
+            prop_assert!(!before.touched(Step::UnmuteTarget), "the live target is written to");
+            prop_assert!(before.has(Step::Clear(Component::Ns)), "S4: the source goes on counting");
         }
         Step::Remove(_) if before.goes_back() => {
             prop_assert!(before.has(Step::CheckBack), "S1: the target's seal was not re-read");
@@ -391,6 +409,31 @@ fn the_order_of_a_swap_is_the_documented_one() {
             "create the NS record on the target",
             "restore the session's start time",
             "verify the NS record on the target",
+        ]
+    );
+}
+
+#[test]
+fn the_order_of_mute_target_is_the_documented_one() {
+    let recipe = recipe(Strategy::MuteTarget, false, true, true, true);
+    assert_eq!(
+        order(&run_to_end(State::default(), &recipe).1),
+        [
+            "create the IS record on the target",
+            "create the JS record on the target",
+            "create the AS record on the target",
+            "verify the IS record on the target",
+            "verify the JS record on the target",
+            "verify the AS record on the target",
+            "create the NS record on the target",
+            "restore the session's start time",
+            "verify the NS record on the target",
+            "clear the NS record at the source",
+            "set the counters on the target",
+            "unmute the target",
+            "verify the NS record on the target",
+            "wait until it is seen on the target",
+            "clear the IS record at the source",
         ]
     );
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, prost::Message as _};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
@@ -17,6 +17,7 @@ use super::{
     retry::Tries,
     status::clean,
     throttle::{Limits, Throttle},
+    ttn_v2,
 };
 use crate::{model::secret::Secret, proto};
 
@@ -80,12 +81,14 @@ pub struct Call {
     pub about: About,
     /// Time for one attempt, where it differs from the settings.
     pub deadline: Option<Duration>,
+    /// Metadata of this call alone.
+    pub metadata: Vec<(&'static str, u64)>,
 }
 
 impl Call {
     /// A call that can be repeated.
     pub fn safe(about: About) -> Self {
-        Self { repeat: Repeat::Safe, about, deadline: None }
+        Self { repeat: Repeat::Safe, about, deadline: None, metadata: Vec::new() }
     }
 
     /// A create.
@@ -99,7 +102,7 @@ impl Call {
 pub struct Answer {
     /// The message.
     pub message: DynamicMessage,
-    /// `x-total-count` of a list: how many there are on all pages.
+    /// `x-total-count` of a list (`total` of V2): how many there are on all pages.
     pub total_count: Option<u64>,
     /// Warnings of the server (gRPC metadata `warning`, `x-warning` behind HTTP gateways).
     pub warnings: Vec<String>,
@@ -122,6 +125,14 @@ struct Inner {
     settings: Settings,
     throttle: Arc<Throttle>,
     masks: MaskMemory,
+    dialect: Dialect,
+}
+
+/// How a server wants its keys, and what its errors mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Tts,
+    TtnV2,
 }
 
 impl fmt::Debug for Client {
@@ -136,7 +147,15 @@ impl Client {
     /// Reads the CA file: that, and a key that no header can carry, are the only errors.
     pub fn new(endpoint: Endpoint, api_key: Option<Secret>, settings: Settings) -> Result<Self, Error> {
         let throttle = Arc::new(Throttle::new(settings.limit));
-        Self::build(endpoint, api_key, settings, throttle)
+        Self::build(endpoint, api_key, settings, throttle, Dialect::Tts)
+    }
+
+    /// A client of a server of The Things Network Stack V2, where an access key is metadata of its own.
+    ///
+    /// The errors are those of [`Client::new`].
+    pub fn ttn_v2(endpoint: Endpoint, access_key: Option<Secret>, settings: Settings) -> Result<Self, Error> {
+        let throttle = Arc::new(Throttle::new(settings.limit));
+        Self::build(endpoint, access_key, settings, throttle, Dialect::TtnV2)
     }
 
     /// The client of another component of the same side: same settings, and the rate limit is shared.
@@ -146,8 +165,8 @@ impl Client {
         if endpoint == self.0.link.endpoint {
             return Ok(self.clone());
         }
-        let Inner { key, settings, throttle, .. } = &*self.0;
-        Self::build(endpoint, key.clone(), settings.clone(), throttle.clone())
+        let Inner { key, settings, throttle, dialect, .. } = &*self.0;
+        Self::build(endpoint, key.clone(), settings.clone(), throttle.clone(), *dialect)
     }
 
     fn build(
@@ -155,12 +174,14 @@ impl Client {
         key: Option<Secret>,
         settings: Settings,
         throttle: Arc<Throttle>,
+        dialect: Dialect,
     ) -> Result<Self, Error> {
         let key = key.map(|key| Secret::new(key.reveal().trim()));
         let fail = |failure| Error::new(failure, settings.side, &endpoint);
-        let headers = headers(key.as_ref()).map_err(fail)?;
+        let headers = headers(key.as_ref(), dialect).map_err(fail)?;
         let link = Link::new(endpoint.clone(), settings.connect_timeout).map_err(fail)?;
-        Ok(Self(Arc::new(Inner { link, key, headers, settings, throttle, masks: MaskMemory::default() })))
+        let masks = MaskMemory::default();
+        Ok(Self(Arc::new(Inner { link, key, headers, settings, throttle, masks, dialect })))
     }
 
     /// The server.
@@ -175,6 +196,16 @@ impl Client {
 
     pub(super) fn masks(&self) -> &MaskMemory {
         &self.0.masks
+    }
+
+    /// What is to be said of an answer that a caller cannot use.
+    pub fn refuse(&self, kind: Kind, text: &str, method: &'static str, call: &Call) -> Error {
+        Error::new(Failure::after(kind, text), self.side(), self.endpoint()).of_call(
+            method,
+            &call.about,
+            call.repeat,
+            1,
+        )
     }
 
     /// Connects, if there is no connection, and calls nothing: finds out about addresses and TLS.
@@ -200,12 +231,18 @@ impl Client {
             )
         };
         let (uri, output, body) = self.prepare(method, &request).map_err(|f| fail(f, &tries))?;
+        let mut headers = self.0.headers.clone();
+        headers.extend(
+            call.metadata
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from(*value))),
+        );
         let redactor = Redactor::new(self.0.key.as_ref(), &request);
         loop {
             self.wait_for_turn(method, &call.about, &tries).await.map_err(|f| fail(f, &tries))?;
             let started = Instant::now();
             let deadline = call.deadline.unwrap_or(self.0.settings.deadline);
-            let request = grpc::request(uri.clone(), &self.0.headers, deadline, body.clone());
+            let request = grpc::request(uri.clone(), &headers, deadline, body.clone());
             let result = self.attempt(request, deadline).await;
             let result = self.digest(method, &call.about, &output, &redactor, result);
             self.0.settings.observer.call(&CallEvent {
@@ -282,8 +319,11 @@ impl Client {
         about: &About,
         output: &MessageDescriptor,
         redactor: &Redactor<'_>,
-        result: Result<Reply, Refusal>,
+        mut result: Result<Reply, Refusal>,
     ) -> Result<Answer, Failure> {
+        if let (Dialect::TtnV2, Err(refusal)) = (self.0.dialect, &mut result) {
+            ttn_v2::interpret(&mut refusal.failure);
+        }
         let (limits, refused) = match &result {
             Ok(reply) => (Limits::from_headers(&reply.metadata), false),
             Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
@@ -328,7 +368,8 @@ pub(super) fn answer(
         .map_err(|_| Failure::after(Kind::Protocol, format!("the answer is not a {}", output.name())))?;
     let warnings = ["warning", "x-warning"].into_iter().flat_map(|name| reply.metadata.get_all(name));
     let warnings = warnings.map(|w| redactor.clean(&clean(&String::from_utf8_lossy(w.as_bytes()))));
-    let total_count = reply.metadata.get("x-total-count").and_then(|t| t.to_str().ok()?.trim().parse().ok());
+    let total = reply.metadata.get("x-total-count").or_else(|| reply.metadata.get("total"));
+    let total_count = total.and_then(|t| t.to_str().ok()?.trim().parse().ok());
     Ok(Answer { message, total_count, warnings: warnings.collect() })
 }
 
@@ -350,17 +391,21 @@ fn redacted(mut failure: Failure, redactor: &Redactor<'_>) -> Failure {
     failure
 }
 
-fn headers(key: Option<&Secret>) -> Result<HeaderMap, Failure> {
+fn headers(key: Option<&Secret>, dialect: Dialect) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     let agent = concat!("stackferry/", env!("CARGO_PKG_VERSION"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
     if let Some(key) = key {
-        let value = HeaderValue::from_str(&Zeroizing::new(format!("Bearer {}", key.reveal())));
+        let (name, scheme) = match dialect {
+            Dialect::Tts => (header::AUTHORIZATION, "Bearer "),
+            Dialect::TtnV2 => (HeaderName::from_static("key"), ""),
+        };
+        let value = HeaderValue::from_str(&Zeroizing::new(format!("{scheme}{}", key.reveal())));
         let mut value = value.map_err(|_| {
             Failure::before(Kind::Unauthenticated, "the API key has characters that no API key has")
         })?;
         value.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, value);
+        headers.insert(name, value);
     }
     Ok(headers)
 }
@@ -373,7 +418,7 @@ mod unit {
     #[test]
     fn a_key_is_not_in_the_debug_text_of_its_headers_or_client() {
         let key = Secret::new("NNSXS.CANARY");
-        let headers = headers(Some(&key)).expect("valid");
+        let headers = headers(Some(&key), Dialect::Tts).expect("valid");
         assert_eq!(
             headers.get("authorization").map(HeaderValue::as_bytes),
             Some(&b"Bearer NNSXS.CANARY"[..])
@@ -386,7 +431,7 @@ mod unit {
 
     #[test]
     fn a_key_with_a_line_break_inside_is_refused_and_not_shown() {
-        let failure = headers(Some(&Secret::new("NNSXS.CAN\nARY"))).expect_err("no header");
+        let failure = headers(Some(&Secret::new("NNSXS.CAN\nARY")), Dialect::Tts).expect_err("no header");
         assert!(!format!("{failure:?}").contains("CAN"));
         assert_eq!(failure.outcome, Outcome::NotApplied);
     }

@@ -219,6 +219,11 @@ impl Error {
         }))
     }
 
+    /// What a side cannot do at all. Nothing was sent.
+    pub fn unsupported(side: Side, endpoint: &Endpoint, what: &'static str) -> Self {
+        Self::new(Failure::before(Kind::Unimplemented, what), side, endpoint)
+    }
+
     pub(super) fn of_call(
         mut self,
         method: &'static str,

@@ -6,6 +6,7 @@ use super::{
     Error,
     endpoint::{PLAINTEXT_PORT, TLS_PORT},
     error::Kind,
+    ttn_v2,
 };
 
 /// How TLS failed.
@@ -96,6 +97,11 @@ impl fmt::Display for TlsProblem {
 }
 
 pub(super) fn hint(error: &Error) -> Option<String> {
+    if error.method().is_some_and(ttn_v2::is)
+        && let Some(hint) = ttn_v2::hint(error)
+    {
+        return Some(hint);
+    }
     let section = format!("the {}'s section", error.side());
     Some(match error.kind() {
         Kind::Tls(problem) => problem.hint(&section, &error.endpoint().host),

@@ -12,6 +12,7 @@ mod judge;
 mod mask;
 mod observer;
 mod pages;
+mod pin;
 mod redact;
 mod retry;
 mod status;
@@ -19,6 +20,7 @@ mod status;
 mod tests;
 mod throttle;
 mod tls;
+mod ttn_v2;
 
 pub use client::{Answer, Call, Client, Repeat, Settings};
 pub use endpoint::{Endpoint, PLAINTEXT_PORT, TLS_PORT, Tls};

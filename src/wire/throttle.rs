@@ -44,6 +44,11 @@ impl Rate {
         Self { count: count.max(1), per: Duration::from_mins(1) }
     }
 
+    /// `count` calls each second; 0 counts as 1.
+    pub const fn per_second(count: u32) -> Self {
+        Self { count: if count == 0 { 1 } else { count }, per: Duration::from_secs(1) }
+    }
+
     /// Time from one call to the next at this rate.
     pub fn interval(&self) -> Duration {
         self.per / self.count

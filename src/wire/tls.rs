@@ -12,26 +12,50 @@ use super::{
     endpoint::Tls,
     error::{Failure, Kind},
     hint::TlsProblem,
+    pin,
 };
 
 /// The configuration for an endpoint; `None` for plaintext. Reads the CA file and the roots of the system.
 pub(super) fn config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, Failure> {
-    let roots = match tls {
-        Tls::Plaintext => return Ok(None),
+    match tls {
+        Tls::Plaintext => Ok(None),
         Tls::System => {
             let roots = system_roots();
             if roots.is_empty() {
                 return Err(problem(TlsProblem::NoRoots, ""));
             }
-            roots
+            with_roots(roots).map(Some)
         }
         Tls::Ca(file) => {
-            let mut roots = system_roots();
-            add_file(&mut roots, file)?;
-            roots
+            let named = read_file(file)?;
+            with_pins(system_roots(), named, &file.display().to_string()).map(Some)
         }
-    };
-    with_roots(roots).map(Some)
+        Tls::Pinned(pem) => {
+            let whose = "the announced certificate";
+            let bad = |why: String| problem(TlsProblem::CaFile, &format!("{whose}: {why}"));
+            let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+            let named = named.map_err(|e| bad(pem_reason(e)))?;
+            if named.is_empty() {
+                return Err(bad("no certificate in it".into()));
+            }
+            with_pins(RootCertStore::empty(), named, whose).map(Some)
+        }
+    }
+}
+
+/// Trusts `roots` and those that were named; of these also one that is both a CA and the server's own certificate.
+fn with_pins(
+    mut roots: RootCertStore,
+    named: Vec<CertificateDer<'static>>,
+    whose: &str,
+) -> Result<Arc<ClientConfig>, Failure> {
+    for certificate in &named {
+        let bad = |e: rustls::Error| problem(TlsProblem::CaFile, &format!("{whose}: {e}"));
+        roots.add(certificate.clone()).map_err(bad)?;
+    }
+    let mut config = Arc::unwrap_or_clone(with_roots(roots.clone())?);
+    pin::accept(&mut config, roots, named).map_err(|e| problem(TlsProblem::Refused, &e))?;
+    Ok(Arc::new(config))
 }
 
 /// TLS 1.2 or 1.3 with ring. HTTP/2 is offered by ALPN, but not insisted upon: older servers do not answer to it.
@@ -56,15 +80,12 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-fn add_file(roots: &mut RootCertStore, file: &Path) -> Result<(), Failure> {
+fn read_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let bad = |why: String| problem(TlsProblem::CaFile, &format!("{}: {why}", file.display()));
-    let mut any = false;
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| bad(pem_reason(e)))? {
-        let certificate = certificate.map_err(|e| bad(pem_reason(e)))?;
-        roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-        any = true;
-    }
-    if any { Ok(()) } else { Err(bad("no certificate in it".into())) }
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(file).map_err(|e| bad(pem_reason(e)))?.collect();
+    let found = found.map_err(|e| bad(pem_reason(e)))?;
+    if found.is_empty() { Err(bad("no certificate in it".into())) } else { Ok(found) }
 }
 
 fn pem_reason(error: rustls_pki_types::pem::Error) -> String {

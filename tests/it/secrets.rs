@@ -203,6 +203,8 @@ fn wishes() -> Wishes {
         frequency_plans: BTreeMap::new(),
         default_frequency_plan: None,
         id_prefix: String::new(),
+        id_rename: false,
+        versions: Default::default(),
         id_from: IdFrom::Id,
         attributes: BTreeMap::new(),
         allowed: Vec::new(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs::File, path::Path, str::FromStr as _};
 
 use glob::Pattern;
+use toml::de::DeTable;
 
 use super::{
     super::{
@@ -11,11 +12,11 @@ use super::{
         devices::{Devices, read_list},
         diagnostic::{Diagnostic, Place},
         raw::{RawApplication, RawDevices},
-        read::{At, Many, join},
+        read::{At, Many, Section as _, join},
     },
     Checker, application_path,
 };
-use crate::model::ids::{AppId, DeviceId};
+use crate::model::ids::{AppId, DeviceId, IdError, is_id, is_v2_id};
 
 const COPIES: &[(&str, Copy)] = &[
     ("formatters", Copy::Formatters),
@@ -38,9 +39,17 @@ impl Checker<'_, '_> {
     pub(super) fn applications(&mut self, raw: Option<At<Vec<At<RawApplication>>>>) -> Vec<Found> {
         let help = "write [[application]] with the ID of the `source` application";
         let raw = raw.filter(|raw| !raw.value.is_empty());
-        let raw = self.reader.required(raw, "", "application", &Place::Whole, help);
+        // The source may name the only one.
+        let only = self.default_application.as_ref().filter(|_| raw.is_none()).map(|id| id.at.clone());
+        let raw = match only {
+            Some(at) => {
+                let value = RawApplication::fill(&DeTable::new(), &application_path(0), self.reader);
+                Some(vec![At { value, at }])
+            }
+            None => self.reader.required(raw, "", "application", &Place::Whole, help).map(|raw| raw.value),
+        };
         let found: Vec<Found> = raw
-            .map_or_else(Vec::new, |raw| raw.value)
+            .unwrap_or_default()
             .into_iter()
             .enumerate()
             .filter_map(|(i, raw)| self.application(raw, &application_path(i)))
@@ -56,24 +65,30 @@ impl Checker<'_, '_> {
     fn application(&mut self, raw: At<RawApplication>, path: &str) -> Option<Found> {
         let At { value: raw, at } = raw;
         let help = "write the ID of the application at the source";
-        let source = self.reader.required(raw.source, path, "source", &at, help);
+        let source = raw.source.or_else(|| self.default_application.clone());
+        let source = self.reader.required(source, path, "source", &at, help);
         let source_at = source.as_ref().map_or_else(|| at.clone(), |source| source.at.clone());
         let target_at = raw.target.as_ref().map_or_else(|| source_at.clone(), |target| target.at.clone());
         let explicit = raw.target.is_some();
-        let source = self.parsed(source, &join(path, "source"), AppId::from_str);
+        let from_v2 = self.from_v2;
+        let source = self.parsed(source, &join(path, "source"), |text| match from_v2 {
+            true if is_v2_id(text) => Ok(AppId::unchecked(text)),
+            true => Err(IdError::V2(text.to_owned())),
+            false => AppId::from_str(text),
+        });
         let target = self.parsed(raw.target, &join(path, "target"), AppId::from_str);
         let devices = self.devices(raw.devices, &join(path, "devices"));
         let copy = self.copies(raw.copy, &join(path, "copy"));
         let api_key = self.secret(raw.api_key, &join(path, "api-key"));
-        self.later(
-            raw.access_key,
-            &join(path, "access-key"),
-            "V2 applications are not moved by this release",
-        );
+        let access_key = self.secret(raw.access_key, &join(path, "access-key"));
         let source = source?;
         let target = if explicit { target? } else { source.clone() };
+        if !explicit && !is_id(target.as_str()) {
+            let text = format!("The Things Stack takes no application of the name `{target}`");
+            self.error(&source_at, text, "", "name one as `target` of the application");
+        }
         Some(Found {
-            application: Application { source, target, devices, copy, api_key },
+            application: Application { source, target, devices, copy, api_key, access_key },
             source_at,
             target_at,
         })
@@ -132,7 +147,13 @@ impl Checker<'_, '_> {
 
     /// Device IDs of a list in the file.
     pub(super) fn device_ids(&mut self, raw: Many, path: &str) -> BTreeSet<DeviceId> {
-        raw.0.into_iter().filter_map(|id| self.parsed(Some(id), path, DeviceId::from_str)).collect()
+        let from_v2 = self.from_v2;
+        let parse = |text: &str| match from_v2 {
+            true if is_v2_id(text) => Ok(DeviceId::unchecked(text)),
+            true => Err(IdError::V2(text.to_owned())),
+            false => DeviceId::from_str(text),
+        };
+        raw.0.into_iter().filter_map(|id| self.parsed(Some(id), path, parse)).collect()
     }
 
     fn device_file(&mut self, raw: &At<String>, path: &str) -> Devices {

@@ -18,10 +18,12 @@ use super::{
     read::{At, Later, Read, Reader, Section, join, listed, nearest},
     secret::SecretRef,
 };
+use ttn_v2::Written;
 
 mod application;
 mod rules;
 mod side;
+mod ttn_v2;
 
 /// Checks a whole file. `None` when something that is needed is not there; the reader was told.
 pub(super) fn config(
@@ -33,8 +35,15 @@ pub(super) fn config(
     let whole = toml::de::DeValue::Table(tree.clone());
     let raw = RawConfig::read(&whole, &Place::Whole, "", reader)?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    let mut checker =
-        Checker { reader, folder, depth, outputs: vec![(path.to_owned(), Place::Whole)], stdin: None };
+    let mut checker = Checker {
+        reader,
+        folder,
+        depth,
+        outputs: vec![(path.to_owned(), Place::Whole)],
+        stdin: None,
+        from_v2: false,
+        default_application: None,
+    };
     let source = checker.source(raw.source);
     let target = checker.target(raw.target);
     let journal: RawJournal = checker.section(raw.journal, "journal");
@@ -42,22 +51,28 @@ pub(super) fn config(
     let applications = checker.applications(raw.application);
     checker.later(raw.gateways, "gateways", "move the gateways by hand, and take this section out");
     let transform: RawTransform = checker.section(raw.transform, "transform");
-    let transform = checker.transform(transform);
+    let mut transform = checker.transform(transform);
     let rollout: RawRollout = checker.section(raw.rollout, "rollout");
-    let rollout = checker.rollout(rollout);
     let clear: RawClear = checker.section(raw.clear, "clear");
-    let clear = checker.clear(clear);
+    let written = Written {
+        clear_mode: clear.mode.as_ref().map(|mode| mode.at.clone()),
+        in_flight: rollout.in_flight.is_some(),
+    };
+    let mut rollout = checker.rollout(rollout);
+    let mut clear = checker.clear(clear);
     let limits: RawLimits = checker.section(raw.limits, "limits");
     let limits = checker.limits(limits);
     let (source, (target, owner)) = (source?, target?);
     checker.one_deployment(&source, &target, &applications);
+    let applications: Vec<_> = applications.into_iter().map(|found| found.application).collect();
+    checker.with_ttn_v2(&source, &applications, &mut transform, (&mut rollout, &mut clear), &written);
     Some(Config {
         path: path.to_owned(),
         source,
         target,
         owner,
         journal,
-        applications: applications.into_iter().map(|found| found.application).collect(),
+        applications,
         transform,
         rollout,
         clear,
@@ -77,6 +92,10 @@ struct Checker<'r, 'e> {
     outputs: Vec<(PathBuf, Place)>,
     /// Where standard input is read.
     stdin: Option<Place>,
+    /// True when the source is V2: application and device IDs there have other rules.
+    from_v2: bool,
+    /// The application that the source names.
+    default_application: Option<At<String>>,
 }
 
 impl Checker<'_, '_> {

@@ -1,6 +1,8 @@
 //! Journal, transform, rollout, clear and limits.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{cmp::Reverse, collections::BTreeMap, path::Path};
+
+use glob::Pattern;
 
 use super::{
     super::{
@@ -11,12 +13,14 @@ use super::{
         loss::LOSSES,
         quantity,
         raw::{RawClear, RawDeviceId, RawJournal, RawLimits, RawRollout, RawTransform},
-        read::{At, StringMap},
+        read::{At, OneOrMap, StringMap, join},
     },
     Checker,
 };
 use crate::{model::ids::is_id, proto};
 
+/// The name in a table of what counts where nothing else fits.
+const DEFAULT: &str = "default";
 /// The longest frequency plan ID (`end_device.proto`).
 const MAX_PLAN: usize = 64;
 /// The most attributes of a device, and the longest value in characters (`end_device.proto`).
@@ -48,13 +52,37 @@ impl Checker<'_, '_> {
             default_frequency_plan,
             device_id: raw.device_id.map(|raw| self.device_id(raw.value)).unwrap_or_default(),
             attributes: self.attributes(raw.attributes),
-            mac_version: self.parsed(raw.mac_version, "transform.mac-version", |text| version("MAC", text)),
-            phy_version: self.parsed(raw.phy_version, "transform.phy-version", |text| version("PHY", text)),
+            mac_version: self.versions(raw.mac_version, "transform.mac-version", "MAC"),
+            phy_version: self.versions(raw.phy_version, "transform.phy-version", "PHY"),
             allow_loss: allowed
                 .iter()
                 .filter_map(|name| self.choice(name, "transform.allow-loss", &losses))
                 .collect(),
         }
+    }
+
+    /// Versions by the shape of device IDs, the longest shape first. `kind` is `MAC` or `PHY`.
+    fn versions(&mut self, raw: Option<At<OneOrMap>>, path: &str, kind: &str) -> Vec<(Pattern, String)> {
+        let pairs = match raw {
+            None => return Vec::new(),
+            Some(At { value: OneOrMap::Map(StringMap(pairs)), .. }) => pairs,
+            Some(At { value: OneOrMap::One(text), at }) => {
+                vec![(At { value: DEFAULT.to_owned(), at: at.clone() }, At { value: text, at })]
+            }
+        };
+        let mut versions = Vec::new();
+        for (shape, text) in pairs {
+            let is_default = shape.value == DEFAULT;
+            let key = if is_default { path.to_owned() } else { join(path, &shape.value) };
+            let shape = At { value: if is_default { "*".to_owned() } else { shape.value }, at: shape.at };
+            let pattern = self.parsed(Some(shape), path, Pattern::new);
+            let version = self.parsed(Some(text), &key, |text| version(kind, text));
+            if let (Some(pattern), Some(version)) = (pattern, version) {
+                versions.push((is_default, pattern, version));
+            }
+        }
+        versions.sort_by_key(|(is_default, pattern, _)| (*is_default, Reverse(pattern.as_str().len())));
+        versions.into_iter().map(|(_, pattern, version)| (pattern, version)).collect()
     }
 
     fn plans(&mut self, raw: Option<At<StringMap>>) -> (BTreeMap<String, String>, Option<String>) {
@@ -76,7 +104,7 @@ impl Checker<'_, '_> {
             }
             plans.insert(from.value, to.value);
         }
-        let default = plans.remove("default");
+        let default = plans.remove(DEFAULT);
         (plans, default)
     }
 
@@ -93,7 +121,9 @@ impl Checker<'_, '_> {
                 Err("an ID that starts so is not valid: 36 characters of a-z, 0-9 and single dashes between them")
             }
         });
-        DeviceIdRule { prefix: prefix.unwrap_or_default(), from }
+        let renames = [("none", false), ("auto", true)];
+        let rename = raw.rename.and_then(|raw| self.choice(&raw, "transform.device-id.rename", &renames));
+        DeviceIdRule { prefix: prefix.unwrap_or_default(), from, rename: rename.unwrap_or_default() }
     }
 
     fn attributes(&mut self, raw: Option<At<StringMap>>) -> BTreeMap<String, String> {

@@ -5,7 +5,7 @@ use super::{
         address::{Address, PLAINTEXT_PORT, TLS_PORT, is_host},
         checked::{Other, Owner, Rehearsal, Side, Stack},
         diagnostic::{Diagnostic, Place},
-        raw::{RawOther, RawOwner, RawRehearsal, RawSource, RawStack, RawTarget},
+        raw::{RawOther, RawOwner, RawRehearsal, RawSource, RawStack, RawTarget, RawTtnV2},
         read::{At, Later, Many, join},
     },
     Checker,
@@ -19,7 +19,11 @@ impl Checker<'_, '_> {
     pub(super) fn source(&mut self, raw: Option<At<RawSource>>) -> Option<Side> {
         let help = SIDE.replace("SIDE", "source");
         let At { value: raw, at } = self.reader.required(raw, "", "source", &Place::Whole, &help)?;
-        let later = [("ttn-v2", raw.ttn_v2), ("chirpstack", raw.chirpstack), ("file", raw.file)];
+        let later = [("chirpstack", raw.chirpstack), ("file", raw.file)];
+        let named = |v2: &At<RawTtnV2>| v2.value.app_id.clone();
+        let default = raw.tts.as_ref().and_then(|s| s.value.app_id.clone());
+        self.default_application = raw.ttn_v2.as_ref().and_then(named).or(default);
+        self.from_v2 = raw.ttn_v2.is_some() || raw.rehearsal.as_ref().is_some_and(|r| is_v2(&r.value));
         for owner in [
             raw.tts.as_ref().and_then(|s| s.value.owner.as_ref()),
             raw.rehearsal.as_ref().and_then(|s| s.value.owner.as_ref()),
@@ -34,7 +38,7 @@ impl Checker<'_, '_> {
                 "it owns the applications that are created there",
             );
         }
-        self.side("source", &at, raw.tts, raw.rehearsal, later).map(|(side, _)| side)
+        self.side("source", &at, (raw.tts, raw.ttn_v2, raw.rehearsal), later).map(|(side, _)| side)
     }
 
     pub(super) fn target(&mut self, raw: Option<At<RawTarget>>) -> Option<(Side, Option<Owner>)> {
@@ -48,21 +52,34 @@ impl Checker<'_, '_> {
                 "records are only read there, never written",
             );
         }
-        self.side("target", &at, raw.tts, raw.rehearsal, [("file", raw.file)])
+        if let Some(id) = raw.tts.as_ref().and_then(|tts| tts.value.app_id.as_ref()) {
+            self.error(&id.at, "`app-id` belongs to the source", "", "write `target` of the application");
+        }
+        if let Some(stack) = raw.rehearsal.as_ref().and_then(|r| r.value.stack.as_ref())
+            && raw.rehearsal.as_ref().is_some_and(|r| is_v2(&r.value))
+        {
+            self.error(
+                &stack.at,
+                "V2 cannot be the target",
+                "",
+                "take `stack` out: The Things Stack is embedded",
+            );
+        }
+        self.side("target", &at, (raw.tts, None, raw.rehearsal), [("file", raw.file)])
     }
 
     fn side<const N: usize>(
         &mut self,
         path: &str,
         at: &Place,
-        tts: Option<At<RawStack>>,
-        rehearsal: Option<At<RawRehearsal>>,
+        (tts, ttn_v2, rehearsal): (Option<At<RawStack>>, Option<At<RawTtnV2>>, Option<At<RawRehearsal>>),
         later: [(&str, Option<At<Later>>); N],
     ) -> Option<(Side, Option<Owner>)> {
-        let mut keys = vec![
-            ("tts", tts.as_ref().map(|v| v.at.clone())),
-            ("rehearsal", rehearsal.as_ref().map(|v| v.at.clone())),
-        ];
+        let mut keys = vec![("tts", tts.as_ref().map(|v| v.at.clone()))];
+        if path == "source" {
+            keys.push(("ttn-v2", ttn_v2.as_ref().map(|v| v.at.clone())));
+        }
+        keys.push(("rehearsal", rehearsal.as_ref().map(|v| v.at.clone())));
         keys.extend(later.iter().map(|(key, value)| (*key, value.as_ref().map(|v| v.at.clone()))));
         let keys: Vec<_> = keys.iter().map(|(key, at)| (*key, at.as_ref())).collect();
         self.exactly_one(path, at, &keys);
@@ -70,7 +87,7 @@ impl Checker<'_, '_> {
             self.later(
                 value,
                 &join(path, key),
-                "this release moves between two deployments of The Things Stack",
+                "this release moves from V2 or The Things Stack to The Things Stack",
             );
         }
         if let Some(raw) = tts {
@@ -79,6 +96,10 @@ impl Checker<'_, '_> {
             let owner = raw.value.owner.take();
             let owner = self.owner(owner, &join(&path, "owner"));
             return self.stack(raw, &path).map(|stack| (Side::Tts(stack), owner));
+        }
+        if let Some(raw) = ttn_v2 {
+            let path = join(path, "ttn-v2");
+            return Some((Side::TtnV2(self.ttn_v2(raw.value, &path)), None));
         }
         let mut raw = rehearsal?;
         let path = join(path, "rehearsal");
@@ -178,7 +199,12 @@ impl Checker<'_, '_> {
     }
 
     /// Plaintext to another machine is worth a warning; certificates without TLS are a contradiction.
-    fn plaintext(&mut self, insecure: Option<&Place>, addresses: &[Option<Address>], ca: Option<&Place>) {
+    pub(super) fn plaintext(
+        &mut self,
+        insecure: Option<&Place>,
+        addresses: &[Option<Address>],
+        ca: Option<&Place>,
+    ) {
         let Some(at) = insecure else { return };
         if let Some(ca) = ca {
             let error = Diagnostic::error(ca, "`ca` and `insecure` contradict each other");
@@ -242,7 +268,10 @@ impl Checker<'_, '_> {
         let host = self.parsed(raw.host, &join(path, "host"), |text| {
             if is_host(text) { Ok(text.to_ascii_lowercase()) } else { Err("this is no host name") }
         });
+        let stacks = [("tts", false), ("ttn-v2", true)];
+        let stack = raw.stack.and_then(|raw| self.choice(&raw, &join(path, "stack"), &stacks));
         Rehearsal {
+            is_ttn_v2: stack.unwrap_or(false),
             devices: self.input(raw.devices, &join(path, "devices")),
             application: self.input(raw.application, &join(path, "application")),
             net_id: self.parsed(raw.net_id, &join(path, "net-id"), str::parse).unwrap_or(NetId([0; 3])),
@@ -252,6 +281,10 @@ impl Checker<'_, '_> {
             rate_limit: self.parsed(raw.rate_limit, &join(path, "rate-limit"), str::parse),
         }
     }
+}
+
+fn is_v2(raw: &RawRehearsal) -> bool {
+    raw.stack.as_ref().is_some_and(|stack| stack.value == "ttn-v2")
 }
 
 /// A block whose address has nothing beyond its fixed bits.

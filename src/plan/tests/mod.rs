@@ -9,6 +9,7 @@ mod secrets;
 mod presence;
 
 mod sessions;
+mod ttn_v2;
 
 use std::collections::BTreeMap;
 
@@ -44,6 +45,8 @@ fn wishes(session: SessionMode) -> Wishes {
         default_frequency_plan: None,
         id_prefix: String::new(),
         id_from: IdFrom::Id,
+        id_rename: false,
+        versions: Default::default(),
         attributes: BTreeMap::new(),
         allowed: Vec::new(),
     }

@@ -104,14 +104,14 @@ fn devices_that_would_get_one_id_are_both_stopped() {
 fn ids_may_be_made_of_the_eui() {
     let mut wishes = wishes(SessionMode::Keep);
     wishes.id_from = IdFrom::Eui;
-    assert_eq!(identity::target_id(&generated(0), &wishes), "eui-70b3d57e00000000");
+    assert_eq!(identity::target_id(&generated(0), &facts(), &wishes), "eui-70b3d57e00000000");
     let mut found = generated(4);
     for component in Component::ALL {
         if let Some(Record(message)) = found.records.slot(component) {
             path::clear(message, "ids.dev_eui");
         }
     }
-    assert_eq!(identity::target_id(&found, &wishes), "gen-000004", "a multicast group has none");
+    assert_eq!(identity::target_id(&found, &facts(), &wishes), "gen-000004", "a multicast group has none");
 }
 
 #[test]
@@ -187,6 +187,7 @@ fn calls_of_the_steps(found: &Found, done: &Transformed) -> u32 {
         clear,
         wait_seen: done.carry == Carry::Drop,
         started_at: done.copy.ns.as_ref().is_some_and(|w| path::has(&w.message, transform::STARTED_AT)),
+        counters: false,
     };
     let (mut state, mut calls) = (State::default(), 0);
     while let Next::Step(step) = state.next() {

@@ -46,8 +46,19 @@ impl TtnV2 {
         let list = parse(proto::descriptor("handler.DeviceList"), json, "a list of V2 devices")?;
         let devices = path::get(&list, "devices");
         let devices = devices.as_ref().and_then(|value| value.as_list()).unwrap_or_default();
+        let devices: Vec<_> = devices.iter().filter_map(Value::as_message).cloned().collect();
+        let count = devices.len();
+        self.take_devices(devices, app_id)?;
+        Ok(count)
+    }
+
+    /// Takes devices as a handler answered them, with counters where it told them (else as [`Self::load_devices`]).
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn take_devices(&self, devices: Vec<DynamicMessage>, app_id: &str) -> io::Result<()> {
         let mut store = self.store();
-        for mut device in devices.iter().filter_map(Value::as_message).cloned() {
+        for mut device in devices {
             let mut lorawan = stored::lorawan(&device);
             for message in [&mut device, &mut lorawan] {
                 path::set(message, "app_id", Value::String(app_id.to_owned()));
@@ -62,7 +73,7 @@ impl TtnV2 {
             path::set(&mut device, "lorawan_device", Value::Message(lorawan));
             store.put(Table::V2Devices, &device_key(app_id, &id), device)?;
         }
-        Ok(devices.len())
+        Ok(())
     }
 
     /// Loads the answer of `GetApplication` in protobuf JSON: payload format and functions. It is registered with that.
@@ -70,9 +81,17 @@ impl TtnV2 {
     /// # Errors
     /// As [`Self::load_devices`].
     pub fn load_application(&self, json: &[u8], app_id: &str) -> Result<(), V2LoadError> {
-        let mut application = parse(proto::descriptor("handler.Application"), json, "a V2 application")?;
+        let application = parse(proto::descriptor("handler.Application"), json, "a V2 application")?;
+        Ok(self.take_application(application, app_id)?)
+    }
+
+    /// Takes an application as a handler answered it.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn take_application(&self, mut application: DynamicMessage, app_id: &str) -> io::Result<()> {
         path::set(&mut application, "app_id", Value::String(app_id.to_owned()));
-        Ok(self.store().put(Table::V2Applications, app_id, application)?)
+        self.store().put(Table::V2Applications, app_id, application)
     }
 }
 

@@ -182,7 +182,8 @@ async fn a_connection_that_lingers_after_go_away_takes_no_new_calls() {
 #[tokio::test]
 async fn a_slow_answer_ends_with_the_deadline_of_the_call() {
     let server = Server::start(|_, _| Reply::Hang).await;
-    let call = Call { deadline: Some(Duration::from_millis(50)), repeat: Repeat::Never, about: about() };
+    let call =
+        Call { deadline: Some(Duration::from_millis(50)), repeat: Repeat::Never, ..Call::safe(about()) };
     let error = client(server.endpoint.clone()).unary(GET, get_request(), call).await.expect_err("too slow");
     assert_eq!((error.kind(), error.message()), (&Kind::Deadline, "no answer within 50 ms"));
     assert_eq!(error.outcome(), Outcome::Unknown);

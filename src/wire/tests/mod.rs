@@ -3,6 +3,7 @@
 mod calls;
 mod hostile;
 mod lists;
+mod pins;
 mod server;
 mod tls;
 

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost_reflect::Kind;
+use prost_reflect::{Kind, MessageDescriptor};
 use stackferry::{model::secret::is_secret_path, proto};
 
 /// Fields that hold bytes, or are named like a secret, and are none.
 const HARMLESS: &[(&str, &str)] = &[
     ("access_key_id", "the name of a key of AWS"),
+    ("app_eui", "on the air in the clear"),
     ("application_server_kek_label", "the name of a key"),
+    ("certificate", "a certificate"),
     ("context", "the tracing context of an event"),
     ("data_rates", "of a band"),
     ("decoded_payload", "what a formatter made of a measurement"),
     ("decoded_payload_warnings", "as above"),
     ("dev_addr", "on the air in the clear"),
+    ("dev_addr_prefix", "on the air in the clear"),
     ("dev_addr_prefixes", "on the air in the clear"),
     ("dev_eui", "on the air in the clear"),
     ("dev_nonce", "on the air in the clear"),
@@ -41,6 +44,8 @@ const HARMLESS: &[(&str, &str)] = &[
     ("normalized_payload_warnings", "as above"),
     ("ns_id", "an identifier"),
     ("payload", "a frame as it is on the air"),
+    ("payload_format", "the kind of payload functions"),
+    ("public_key", "the public half"),
     ("rejected_data_rate_ranges", "of a band"),
     ("root_key_id", "the name of a key"),
     ("session_id", "the name of a session of the Console"),
@@ -50,6 +55,9 @@ const HARMLESS: &[(&str, &str)] = &[
     ("token_id", "the name of a token"),
     ("token_type", "a kind of token"),
     ("uplink_token", "where a gateway was connected"),
+    ("url", "a page for people"),
+    ("used_app_nonces", "a counter"),
+    ("used_dev_nonces", "on the air in the clear"),
     ("user_agent", "the name of a program"),
     ("user_id", "an identifier"),
     ("user_session_id", "the name of a session of the Console"),
@@ -78,10 +86,16 @@ const WORDS: &[&str] = &[
     "template_fields",
 ];
 
+/// The messages of The Things Stack and of V2.
+fn messages() -> impl Iterator<Item = MessageDescriptor> {
+    let packages = [proto::PACKAGE, "discovery", "handler", "lorawan"];
+    proto::pool().all_messages().filter(move |m| packages.contains(&m.package_name()))
+}
+
 /// Bytes of any name, and texts, maps and structures that are named like secrets; messages are looked into by themselves.
 fn suspects() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for message in proto::pool().all_messages().filter(|m| m.package_name() == proto::PACKAGE) {
+    for message in messages() {
         for field in message.fields() {
             let is_map = field.is_map();
             let text = match field.kind() {
@@ -131,7 +145,7 @@ fn every_field_that_could_hold_a_key_is_known() {
         assert!(suspects.contains_key(*name), "{name} ({why}) is not there any more");
     }
     // What holds a `Secret` is secret as a whole.
-    for message in proto::pool().all_messages().filter(|m| m.package_name() == proto::PACKAGE) {
+    for message in messages() {
         for field in message.fields() {
             if let Kind::Message(inner) = field.kind()
                 && ["Secret", "KeyEnvelope", "EndDeviceAuthenticationCode"].contains(&inner.name())

@@ -47,9 +47,11 @@ const BY_HAND: &[&str] = &[
     "Redactor",
     "Reply",
     "ServerTls",
+    "Session",
     "Settings",
     "TtnV2",
     "Uplink",
+    "V2Device",
     "V2Application",
     "Write",
 ];

@@ -454,6 +454,30 @@ mod tests {
         assert_eq!((wanted.len(), wanted[0], wanted[8]), (9, 903_900_000, 904_600_000));
     }
 
+    /// What a V2 device gets from the defaults is what the server itself wants for a fresh device on the same plan, as
+    /// `ttn-lw-migrate` takes it, but for the RX1 delay of V2 and dwell times, which the defaults do not tell.
+    #[test]
+    fn the_mac_state_of_a_v2_device_is_the_one_that_the_server_wants() {
+        for plan in ["EU_863_870_TTN", "EU_863_870", "US_902_928_FSB_2", "AU_915_928_FSB_2"] {
+            let device = device(plan, "RP001_V1_0_2_REV_B");
+            let phy = path::number(&device, "lorawan_phy_version") as i32;
+            let defaults = default_settings(plan, phy).expect("known");
+            let band = plan_and_band(plan, phy).expect("known").0.band_id.clone();
+            let mut wanted = new_state(&device).expect("known");
+            let mut desired = path::child(&wanted, "desired_parameters").expect("some");
+            path::set(&mut desired, "rx1_delay", Value::EnumNumber(1));
+            path::clear(&mut desired, "uplink_dwell_time");
+            path::clear(&mut desired, "downlink_dwell_time");
+            for at in ["current_parameters", "desired_parameters"] {
+                path::set(&mut wanted, at, Value::Message(desired.clone()));
+            }
+            let derived = crate::map::ttn_v2::mac_state(plan, &band, &defaults, 3).expect("a plan of V2");
+            let differences = crate::map::diff::diff(&derived, &wanted);
+            let paths: Vec<_> = differences.into_iter().map(|d| d.path).collect();
+            assert_eq!(paths, Vec::<String>::new(), "{plan}");
+        }
+    }
+
     #[test]
     fn factory_frequencies_replace_the_default_channels() {
         let mut device = device("EU_863_870_TTN", "RP001_V1_0_3_REV_A");

@@ -1,0 +1,119 @@
+//! The way back to a source that takes a device as a whole (V2).
+
+use super::{
+    device::{Mover, Trouble, changed, retry},
+    mute_target::someone_has_registered_it_anew,
+};
+use crate::{
+    map::ttn_v2::{V2Device, is_cleared},
+    model::device::{Component, Records},
+    plan::{
+        finding::{Finding, Severity},
+        handover::{self, Return},
+        transform::Found,
+    },
+    source::Source,
+    step::{Event as Logged, Step},
+    target::Target,
+};
+
+impl<S: Source, T: Target> Mover<'_, S, T> {
+    /// Reads both sides and decides what the source gets.
+    pub(super) async fn decide_return(&mut self) -> Result<(Records, Return), Trouble> {
+        let there = self.target_records().await?;
+        let state = self.log.state();
+        if state.has(Step::Create(Component::Ns)) && there.ns.is_none() && !state.removes() {
+            let text = "the target's record is gone, and not by us: its counters are not known";
+            return Err(Trouble::Refuse(changed(text, Component::Ns)));
+        }
+        let sealed = self.sealed_source().await?;
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        self.nobody_has_given_it_keys(now.v2.as_ref())?;
+        let back = handover::back(&sealed, &there).map_err(|finding| match finding.severity {
+            Severity::Wait => Trouble::Wait(finding.text),
+            _ => Trouble::Refuse(*finding),
+        })?;
+        Ok((there, back))
+    }
+
+    /// The last that was seen of the source before the clear.
+    async fn sealed_source(&self) -> Result<V2Device, Trouble> {
+        let sealed = self.log.last_seen().await?;
+        let none = || Trouble::Block(changed("the sealed snapshot holds no V2 device", Component::Ns));
+        sealed.v2.ok_or_else(none)
+    }
+
+    /// What somebody else has done to the source since is not overwritten.
+    fn nobody_has_given_it_keys(&self, now: Option<&V2Device>) -> Result<(), Trouble> {
+        let state = self.log.state();
+        let restores = [Component::Ns, Component::Is].into_iter().any(|c| state.touched(Step::Restore(c)));
+        match now {
+            Some(now) if state.has(Step::Clear(Component::Ns)) && !restores => {
+                if is_cleared(now.message(), false) {
+                    Ok(())
+                } else {
+                    Err(Trouble::Refuse(someone_has_registered_it_anew()))
+                }
+            }
+            None if !state.touched(Step::Clear(Component::Is)) => {
+                let text = "the source's device is gone, and not by us";
+                Err(Trouble::Refuse(changed(text, Component::Is)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the muted target, and seals it with what follows for the source.
+    pub(super) async fn read_back_whole(&mut self) -> Result<(), Trouble> {
+        let (records, back) = self.decide_return().await?;
+        let seal = self.log.seal_found("target", &Found { records, ..Found::default() }).await?;
+        let given = Found { v2: Some(back.device), ..Found::default() };
+        let sealed = self.log.seal_found("back", &given).await?;
+        let restore = self.log.state().cleared().collect();
+        Ok(self.log.record(&Logged::ReadBack { seal, back: sealed, restore }).await?)
+    }
+
+    /// What the source gets back, read from disk.
+    pub(super) async fn given_back(&self) -> Result<V2Device, Trouble> {
+        let given = self.log.back_whole().await?;
+        let none = || {
+            Trouble::Block(changed("the seal of what the source gets back holds no V2 device", Component::Ns))
+        };
+        given.v2.ok_or_else(none)
+    }
+
+    /// Gives the source its device back as a whole.
+    pub(super) async fn restore_whole(&mut self, component: Component) -> Result<(), Trouble> {
+        let step = Step::Restore(component);
+        let given = self.given_back().await?;
+        let turn = self.ctx.source.turn().await;
+        let now = self.ctx.source.read_in(&turn, &self.name.device).await.map_err(retry)?;
+        if now.v2.as_ref().is_some_and(|now| handover::has_returned(&given, now)) {
+            self.intent(step).await?;
+            return self.done(step, Ok(())).await;
+        }
+        self.nobody_has_given_it_keys(now.v2.as_ref())?;
+        self.intent(step).await?;
+        let done = self.ctx.source.write_whole(&turn, &self.name.device, &given).await;
+        drop(turn);
+        self.done(step, done).await
+    }
+
+    /// Reads the source back.
+    pub(super) async fn verify_whole(&mut self, component: Component) -> Result<(), Trouble> {
+        let step = Step::VerifyBack(component);
+        let given = self.given_back().await?;
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        if !now.v2.as_ref().is_some_and(|now| handover::has_returned(&given, now)) {
+            let text = "the source does not hold what it was given back: nothing is removed from the target";
+            return Err(Trouble::Block(changed(text, component)));
+        }
+        self.intent(step).await?;
+        self.done(step, Ok(())).await
+    }
+
+    /// What would not come back.
+    pub(super) async fn look_back_whole(&mut self) -> Result<Vec<Finding>, Trouble> {
+        Ok(self.decide_return().await?.1.findings)
+    }
+}

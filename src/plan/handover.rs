@@ -1,0 +1,122 @@
+//! Mute-target: the counters with which a device goes on when it is handed over, there and back.
+
+use prost_reflect::{DynamicMessage, Value};
+use zeroize::Zeroizing;
+
+use super::{
+    compare,
+    finding::{Finding, Kind, Severity},
+    transform::Copy,
+};
+use crate::{
+    map::{
+        path,
+        ttn_v2::{Session, V2Device, f_cnt_down_of, last_n_f_cnt_down, restored},
+    },
+    model::{
+        device::{Component, Record, Records},
+        ids::DevAddr,
+    },
+};
+
+/// So many downlinks the source may have sent between its last reading and its clear (`docs/strategies.md`).
+pub const MARGIN: u32 = 16;
+
+/// Puts into the copy what the target goes on with: the larger FCntUp of both sides, and the source's FCntDown with a margin.
+///
+/// `there` is the target's NS record in the session of the copy: muted, but hearing uplinks.
+pub fn count(copy: &mut Copy, source: &V2Device, there: &Record, margin: u32) {
+    let number = |at: &str| u32::try_from(path::number(&there.0, at)).unwrap_or(u32::MAX);
+    let up = source.f_cnt_up().max(number("session.last_f_cnt_up"));
+    let sent = last_n_f_cnt_down(source.f_cnt_down()).saturating_add(margin);
+    let down = sent.max(number("session.last_n_f_cnt_down"));
+    if let Some(ns) = &mut copy.ns {
+        path::set(&mut ns.message, "session.last_f_cnt_up", Value::U32(up));
+        path::set(&mut ns.message, "session.last_n_f_cnt_down", Value::U32(down));
+    }
+    // LoRaWAN 1.0.x counts downlinks once: the Application Server takes the next number after this.
+    if let Some(as_) = copy.as_.as_mut().filter(|as_| path::has(&as_.message, "session")) {
+        path::set(&mut as_.message, compare::A_F_CNT_DOWN, Value::U32(down));
+    }
+}
+
+/// What the source gets when a device returns, and what does not come back.
+#[derive(Debug)]
+pub struct Return {
+    /// The whole message that restores it.
+    pub device: V2Device,
+    /// What has to be known.
+    pub findings: Vec<Finding>,
+}
+
+/// Decides what V2 gets: its sealed device, with the session and the counters that the device has on the target now.
+///
+/// `sealed` is the last that was seen of the source before the clear; `there` the muted target.
+///
+/// # Errors
+/// Why the device cannot return now: it stays on the target.
+pub fn back(sealed: &V2Device, there: &Records) -> Result<Return, Box<Finding>> {
+    let mut findings = vec![nonces()];
+    let Some(ns) = &there.ns else {
+        let device = V2Device::new(restored(sealed, None, 0, 0));
+        return Ok(Return { device, findings });
+    };
+    if path::has(&ns.0, "pending_session") && !path::has(&ns.0, "pending_mac_state.queued_join_accept") {
+        let text = "the device has joined the target and not sent an uplink yet";
+        let finding = Finding::new(Kind::PendingSession, text).at(Component::Ns);
+        return Err(Box::new(finding.fix("run again after its next uplink")));
+    }
+    let session = session(ns, there.as_.as_ref())?;
+    if let Some(session) = session.as_ref().filter(|s| sealed.dev_addr() != Some(s.dev_addr)) {
+        let text = format!(
+            "it has joined the target: V2 routes by DevAddr, and {} is none of its own, so that it may not hear the device \
+             until it joins again",
+            session.dev_addr
+        );
+        findings.push(Finding::new(Kind::OutsidePrefixes, text).at(Component::Ns));
+    }
+    let number = |m: &DynamicMessage, at: &str| u32::try_from(path::number(m, at)).unwrap_or(u32::MAX);
+    let by_as = there.as_.as_ref().map_or(0, |r| number(&r.0, compare::A_F_CNT_DOWN));
+    let (up, down) = match &session {
+        None => (0, 0),
+        Some(_) => (
+            number(&ns.0, "session.last_f_cnt_up"),
+            f_cnt_down_of(number(&ns.0, "session.last_n_f_cnt_down").max(by_as)),
+        ),
+    };
+    let device = V2Device::new(restored(sealed, session.as_ref(), up, down));
+    Ok(Return { device, findings })
+}
+
+/// V2 never tells which nonces it has seen, and forgets them with the AppKey.
+fn nonces() -> Finding {
+    let text = "the join nonces that V2 had seen do not come back: it takes a DevNonce that was used before once more";
+    let mut finding = Finding::new(Kind::LeftBehind, text).at(Component::Js);
+    finding.severity = Severity::Note;
+    finding
+}
+
+/// The session of the target, as V2 keeps one; an error where one of its keys cannot be read.
+fn session(ns: &Record, as_: Option<&Record>) -> Result<Option<Session>, Box<Finding>> {
+    let Some(dev_addr) = DevAddr::from_bytes(&path::bytes(&ns.0, "session.dev_addr")) else {
+        return Ok(None);
+    };
+    let nwk_s_key = Zeroizing::new(path::bytes(&ns.0, "session.keys.f_nwk_s_int_key.key"));
+    let of_as = |r: &Record| path::bytes(&r.0, "session.keys.app_s_key.key");
+    let same = |r: &&Record| path::bytes(&r.0, "session.dev_addr") == dev_addr.0;
+    let app_s_key = Zeroizing::new(as_.filter(same).map(of_as).unwrap_or_default());
+    if nwk_s_key.len() != 16 || app_s_key.len() != 16 {
+        let text = "the target's Network Server and Application Server do not tell the keys of one session";
+        let mut finding = Finding::new(Kind::SessionMismatch, text).at(Component::As);
+        finding.severity = Severity::Wait;
+        return Err(Box::new(finding.fix("run again after its next uplink")));
+    }
+    Ok(Some(Session { dev_addr, nwk_s_key, app_s_key }))
+}
+
+/// True when the source holds all that it was given: the same keys and session, and counters that are not lower.
+pub fn has_returned(given: &V2Device, now: &V2Device) -> bool {
+    let keys =
+        |d: &V2Device| (d.app_key(), d.dev_addr(), d.nwk_s_key(), d.app_s_key(), d.app_eui(), d.dev_eui());
+    keys(given) == keys(now) && now.f_cnt_up() >= given.f_cnt_up() && now.f_cnt_down() >= given.f_cnt_down()
+}
