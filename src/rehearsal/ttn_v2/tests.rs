@@ -1,4 +1,4 @@
-//! The SetDevice table of docs/servers.md, row by row, and who may call what.
+//! The table of docs/servers.md, V2 SetDevice, row by row, and who may call what.
 
 use prost_reflect::Value;
 
