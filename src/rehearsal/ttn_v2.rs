@@ -1,6 +1,6 @@
 //! The embedded The Things Network Stack V2: discovery, and the handler with the Network Server's half of its devices.
 //!
-//! The rules are those of docs/servers.md, "The Things Network Stack V2", and of the upstream source
+//! The rules are those of docs/servers.md, V2 discovery to V2 radio, and of the upstream source
 //! (`github.com/TheThingsArchive/ttn`), cited file by file; the account server, which was never open, is a list of access
 //! keys. [`TtnV2::call`] does for a request what the gRPC services do, but for the rate limit.
 
@@ -23,10 +23,10 @@ mod validation;
 use std::{
     fmt, io,
     sync::{Arc, Mutex, MutexGuard},
-    time::Instant,
 };
 
 use prost_reflect::{DynamicMessage, Value};
+use tokio::time::Instant;
 use tonic::{
     Code, Status,
     metadata::{MetadataKey, MetadataMap},

@@ -1,10 +1,9 @@
 //! The rate limiter of V2: token buckets that are filled all at once once a second (`api/ratelimit/ratelimit.go`, on
 //! `juju/ratelimit` `NewBucketWithQuantum` and `TakeMaxDuration`).
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
 
 /// How often a bucket is filled.
 const FILL: Duration = Duration::from_secs(1);

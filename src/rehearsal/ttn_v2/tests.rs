@@ -1,4 +1,4 @@
-//! The SetDevice table of docs/servers.md, row by row, and who may call what.
+//! The table of docs/servers.md, V2 SetDevice, row by row, and who may call what.
 
 use prost_reflect::Value;
 
@@ -170,4 +170,60 @@ fn what_is_shown_of_it_has_no_key() {
     let generated = AccessKey::generate(&["devices"]);
     assert_eq!(generated.key.len(), KEY.len() - "devices".len() + 43, "as the account server made them");
     assert!(!format!("{generated:?}").contains(&generated.key));
+}
+
+/// A V2 with a rate limit, on a clock that goes on only while something waits.
+struct Limited(Arc<TtnV2>);
+
+impl Limited {
+    fn new() -> Self {
+        let mut settings = V2Settings { rate_limit: Some(5), ..settings() };
+        settings.applications[0].keys[2].subject = Some("somebody".to_owned());
+        Self(TtnV2::new(settings).expect("memory"))
+    }
+
+    /// One call: how it ended, and how long it took, in milliseconds.
+    async fn call(&self, dev_id: &str, key: &str) -> (Code, String, u128) {
+        let start = Instant::now();
+        let mut metadata = MetadataMap::new();
+        metadata.insert("key", key.parse().expect("a header"));
+        let request = identifier("fleet", Some(dev_id));
+        let path = "/handler.ApplicationManager/GetDevice";
+        let mut call = self.0.announce(path, &request);
+        let status = Stack::apply(&*self.0, &mut call, request, &metadata).await.expect_err("no devices");
+        (status.code(), status.message().to_owned(), start.elapsed().as_millis())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_calls_a_second_are_served_and_a_later_one_waits_or_is_refused() {
+    let v2 = Limited::new();
+    for _ in 0..5 {
+        let (code, _, time) = v2.call("nope", KEY).await;
+        assert_eq!((code, time), (Code::NotFound, 0), "also what is not found counts");
+    }
+    let refused = (Code::ResourceExhausted, "Rate limit for client \"fleet\" reached".to_owned(), 0);
+    assert_eq!(v2.call("nope", KEY).await, refused);
+    // What does not get past the identifiers and the key costs nothing.
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    for _ in 0..9 {
+        assert_eq!(v2.call("Bad ID", KEY).await.0, Code::InvalidArgument);
+        assert_eq!(v2.call("nope", "wrong").await.0, Code::Unknown);
+    }
+    for _ in 0..5 {
+        assert_eq!(v2.call("nope", KEY).await.0, Code::NotFound);
+    }
+    tokio::time::advance(std::time::Duration::from_millis(600)).await;
+    let (code, _, time) = v2.call("nope", KEY).await;
+    assert_eq!((code, time), (Code::NotFound, 400), "it waits in the server");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_keys_of_an_application_share_its_calls() {
+    let v2 = Limited::new();
+    for key in ["devices", "all", "devices", "all", "devices"] {
+        assert_eq!(v2.call("nope", key).await.0, Code::NotFound);
+    }
+    let refused = (Code::ResourceExhausted, "Rate limit for application \"fleet\" reached".to_owned(), 0);
+    assert_eq!(v2.call("nope", "all").await, refused, "though this one has used two of its five");
 }

@@ -1,4 +1,4 @@
-//! Devices against V2: what it counts, and what clearing does to the radio (docs/servers.md, V2).
+//! Devices against V2: what it counts, and what clearing does to the radio (docs/servers.md, V2 radio).
 
 use std::sync::Arc;
 
