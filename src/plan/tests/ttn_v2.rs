@@ -146,6 +146,11 @@ proptest! {
             prop_assert!(is_represented(&device, &done, at), "{} is lost: {:?}", at, done.findings);
         }
         prop_assert_eq!(!device.unknown_fields().is_empty(), has(&done.findings, Kind::UnknownFields));
+        // And no key is in what is said of it.
+        let shown = format!("{:?} {done:?}", found(&device)).to_lowercase();
+        for key in [device.app_key(), device.nwk_s_key(), device.app_s_key()].into_iter().flatten() {
+            prop_assert!(!shown.contains(&hex::encode(&*key)) && !shown.contains(&format!("{:?}", &*key)));
+        }
     }
 
     #[test]
