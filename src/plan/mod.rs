@@ -170,7 +170,11 @@ pub fn devices(
             plan.findings.push(finding);
         }
     }
-    clashes(&mut plans, &identity::proposals(inputs.iter().map(|input| input.id.as_str()), wishes));
+    let proposals = match wishes.id_from {
+        facts::IdFrom::Id => identity::proposals(inputs.iter().map(|input| input.id.as_str()), wishes),
+        facts::IdFrom::Eui => BTreeMap::new(),
+    };
+    clashes(&mut plans, &proposals);
     plans
 }
 

@@ -69,11 +69,15 @@ static FIXTURE: LazyLock<(HashSet<Vec<u8>>, Search)> = LazyLock::new(|| {
     }
     secrets.extend(of_fixture_files());
     let mut known = HashSet::new();
-    let worth = |secret: &Secret| secret.bytes.len() >= SHORTEST && !is_zeros(&secret.bytes);
-    secrets.retain(|secret| worth(secret) && known.insert(secret.bytes.clone()));
+    secrets.retain(|secret| is_worth_a_search(&secret.bytes) && known.insert(secret.bytes.clone()));
     note(&secrets);
     (known, Search::new(&secrets))
 });
+
+/// Long enough to be told from chance, and not the zeros by which V2 says that there is no key.
+fn is_worth_a_search(bytes: &[u8]) -> bool {
+    bytes.len() >= SHORTEST && bytes.iter().any(|b| *b != 0)
+}
 
 /// The keys in all files of fixtures, whether a test loads them or not.
 fn of_fixture_files() -> Vec<Secret> {
@@ -107,11 +111,6 @@ fn of_json(value: &serde_json::Value, name: &str, is_secret: bool, out: &mut Vec
         }
         _ => {}
     }
-}
-
-/// V2 writes zeros in the place of a key that it does not hold.
-fn is_zeros(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| *b == 0)
 }
 
 /// The secrets of the fixture.
@@ -158,9 +157,7 @@ impl Canaries {
     pub fn add(&self, secrets: Vec<Secret>) {
         let mut known = self.lock();
         for secret in secrets {
-            let news = secret.bytes.len() >= SHORTEST
-                && !is_zeros(&secret.bytes)
-                && !FIXTURE.0.contains(&secret.bytes);
+            let news = is_worth_a_search(&secret.bytes) && !FIXTURE.0.contains(&secret.bytes);
             if news && known.seen.insert(secret.bytes.clone()) {
                 known.all.push(secret);
             }

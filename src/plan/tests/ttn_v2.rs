@@ -146,6 +146,13 @@ proptest! {
             prop_assert!(is_represented(&device, &done, at), "{} is lost: {:?}", at, done.findings);
         }
         prop_assert_eq!(!device.unknown_fields().is_empty(), has(&done.findings, Kind::UnknownFields));
+        // And no key is in what is said of it.
+        let shown = format!("{:?} {done:?}", found(&device)).to_lowercase();
+        for key in [device.app_key(), device.nwk_s_key(), device.app_s_key()].into_iter().flatten() {
+            let (text, list) = (hex::encode(key.as_slice()), format!("{:?}", key.as_slice()));
+            prop_assert!(!shown.contains(&text));
+            prop_assert!(!shown.contains(&list));
+        }
     }
 
     #[test]

@@ -279,7 +279,7 @@ fn agree<T: PartialEq + std::fmt::Debug>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn an_uplink_formatter_does_what_the_functions_did(

@@ -2,6 +2,7 @@
 
 mod devices;
 mod entities;
+mod ttn_v2;
 
 use std::sync::Arc;
 
