@@ -26,14 +26,18 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             let text = "the target's record is gone, and not by us: its counters are not known";
             return Err(Trouble::Refuse(changed(text, Component::Ns)));
         }
-        let sealed = self.sealed_source().await?;
         let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         self.nobody_has_given_it_keys(now.v2.as_ref())?;
-        let back = handover::back(&sealed, &there).map_err(|finding| match finding.severity {
+        let back = self.what_returns(&there).await?;
+        Ok((there, back))
+    }
+
+    async fn what_returns(&self, there: &Records) -> Result<Return, Trouble> {
+        let sealed = self.sealed_source().await?;
+        handover::back(&sealed, there).map_err(|finding| match finding.severity {
             Severity::Wait => Trouble::Wait(finding.text),
             _ => Trouble::Refuse(*finding),
-        })?;
-        Ok((there, back))
+        })
     }
 
     /// The last that was seen of the source before the clear.
@@ -93,12 +97,28 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             return self.done(step, Ok(())).await;
         }
         self.nobody_has_given_it_keys(now.v2.as_ref())?;
-        let given =
-            now.v2.as_ref().map_or_else(|| given.clone(), |now| handover::with_counts_of(&given, now));
+        let mut given = self.as_it_went_on(given).await?;
+        if let Some(now) = &now.v2 {
+            given = handover::with_counts_of(&given, now);
+        }
         self.intent(step).await?;
         let done = self.ctx.source.write_whole(&turn, &self.name.device, &given).await;
         drop(turn);
         self.done(step, done).await
+    }
+
+    /// What the source is given, with what the muted target has heard since that was sealed.
+    async fn as_it_went_on(&mut self, given: V2Device) -> Result<V2Device, Trouble> {
+        if self.log.state().removes() {
+            return Ok(given);
+        }
+        let there = self.target_records().await?;
+        let fresh = self.what_returns(&there).await?.device;
+        if handover::has_joined(&given, &fresh) {
+            let why = "the device has joined the target in the meantime".to_owned();
+            return Err(Trouble::Retry { why, maybe_applied: false });
+        }
+        Ok(fresh)
     }
 
     /// Reads the source back.

@@ -148,9 +148,12 @@ fn session(ns: &Record, as_: Option<&Record>) -> Result<Option<Session>, Box<Fin
     Ok(Some(Session { dev_addr, nwk_s_key, app_s_key }))
 }
 
-/// True when the source holds all that it was given: the same keys and session, and counters that are not lower.
+/// True when the source holds all that it was given: the same keys, and the same session with counters that are not lower, or
+/// for a device that joins one that it has joined since.
 pub fn has_returned(given: &V2Device, now: &V2Device) -> bool {
-    let keys =
-        |d: &V2Device| (d.app_key(), d.dev_addr(), d.nwk_s_key(), d.app_s_key(), d.app_eui(), d.dev_eui());
-    keys(given) == keys(now) && now.f_cnt_up() >= given.f_cnt_up() && now.f_cnt_down() >= given.f_cnt_down()
+    let keys = |d: &V2Device| (d.app_key(), d.app_eui(), d.dev_eui());
+    let session = |d: &V2Device| (d.dev_addr(), d.nwk_s_key(), d.app_s_key());
+    let counted = now.f_cnt_up() >= given.f_cnt_up() && now.f_cnt_down() >= given.f_cnt_down();
+    let same = session(given) == session(now) && counted;
+    keys(given) == keys(now) && (same || given.is_otaa() && has_joined(given, now))
 }

@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use prost_reflect::{DynamicMessage, Value};
@@ -45,13 +48,13 @@ pub const KINDS: [&str; 4] = ["node-001", "abp-003", "abp_16_004", "node-000"];
 /// V2 as the source, The Things Stack as the target, and a folder for configuration and journal.
 pub struct V2World {
     // First, so that the folder is searched while it is there.
-    searched: AtTheEnd,
+    _searched: AtTheEnd,
     pub v2: Arc<TtnV2>,
     pub served: Option<ServedTtnV2>,
     pub target: Side,
     pub dir: TempDir,
     // Last, so that the servers are dropped while it runs.
-    runtime: Runtime,
+    _runtime: Runtime,
 }
 
 impl V2World {
@@ -123,15 +126,14 @@ impl V2World {
         let target = runtime.block_on(serve(Arc::clone(&tts), listen, None)).expect("loopback");
         let dir = tempfile::tempdir().expect("a folder");
         let searched = AtTheEnd { canaries, folder: dir.path().to_owned() };
-        Self { searched, v2, served: Some(served), target: Side { tts, served: target }, dir, runtime }
-    }
-
-    pub fn canaries(&self) -> &Arc<Canaries> {
-        &self.searched.canaries
-    }
-
-    pub fn runtime(&self) -> &Runtime {
-        &self.runtime
+        Self {
+            _searched: searched,
+            v2,
+            served: Some(served),
+            target: Side { tts, served: target },
+            dir,
+            _runtime: runtime,
+        }
     }
 
     /// Where V2 listens.
@@ -295,18 +297,28 @@ impl WatchedV2 {
         };
         let devices = world.ids().into_iter().map(simulated);
         let field = Arc::new(Mutex::new(Field::with(networks, devices.collect(), seed)));
-        let of_v2 = Arc::clone(&field);
+        // V2 has no compare-and-set: what happens between a reading and the write that follows it is lost, whoever does it
+        // (docs/servers.md, V2 SetDevice). So nothing happens there, as in most of real time.
+        let window = Arc::new(AtomicBool::new(false));
+        let (of_v2, opens) = (Arc::clone(&field), Arc::clone(&window));
         world.v2.on_call(move |call| {
-            // V2 has no compare-and-set: what happens between a reading and the write that follows it is lost, whoever does it
-            // (docs/servers.md, V2 SetDevice). Nothing happens there, as in most of real time.
             if call.rpc() != "ApplicationManager/SetDevice" {
                 lock(&of_v2).stir();
+                opens.store(call.rpc() == "ApplicationManager/GetDevice", Ordering::SeqCst);
             }
             None
         });
-        let of_target = Arc::clone(&field);
+        let closes = Arc::clone(&window);
+        world.v2.on_replied(move |call| {
+            if call.rpc() == "ApplicationManager/SetDevice" {
+                closes.store(false, Ordering::SeqCst);
+            }
+        });
+        let (of_target, in_it) = (Arc::clone(&field), Arc::clone(&window));
         world.target.tts.on_call(move |_| {
-            lock(&of_target).stir();
+            if !in_it.load(Ordering::SeqCst) {
+                lock(&of_target).stir();
+            }
             None
         });
         Self { world, field, auditor }

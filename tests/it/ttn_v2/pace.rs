@@ -8,7 +8,10 @@ use crate::world::v2::{PLAIN, V2World};
 #[test]
 fn a_device_without_a_session_costs_one_call_and_its_share_of_pages() {
     let world = V2World::plain(48);
-    world.config(PLAIN);
+    // Slow enough that calls queue, as they always do at five a second.
+    let config = world.config(PLAIN);
+    let text = std::fs::read_to_string(&config).expect("ours").replace("100000/s", "20/s");
+    std::fs::write(&config, text).expect("ours");
     let before = world.calls().len();
     world.run().expect(0);
     let calls = world.calls().split_off(before);
@@ -16,7 +19,7 @@ fn a_device_without_a_session_costs_one_call_and_its_share_of_pages() {
     let count = |rpc: &str| calls.iter().filter(|c| *c == &format!("ApplicationManager/{rpc}")).count();
     assert_eq!((count("SetDevice"), count("GetDevice"), count("GetApplication")), (48, 0, 1), "{calls:?}");
     let pages = count("GetDevicesForApplication");
-    assert!(pages <= 12, "{pages} pages were read");
+    assert!(pages < 24, "{pages} pages were read");
 }
 
 #[test]
