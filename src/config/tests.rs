@@ -155,6 +155,10 @@ fn every_override_names_a_key_of_the_reference() {
         let mut keys = <raw::RawConfig as read::Section>::KEYS;
         for part in over.key.split('.') {
             let key = keys.iter().find(|key| key.name == part).unwrap_or_else(|| panic!("{}", over.key));
+            // The names in it are the user's.
+            if key.kind == "table of strings" {
+                break;
+            }
             keys = key.keys;
         }
     }
@@ -186,22 +190,27 @@ fn the_example_of_every_key_is_valid() {
             write(key.keys, &header, without, text);
         }
     }
-    // `other` belongs to the source alone, `owner` to the target; both sides have only one kind of stack.
+    // `other` and `app-id` belong to the source alone, `owner` to the target; both sides have only one kind of stack.
     let keys = <raw::RawConfig as read::Section>::KEYS;
     let (sides, rest): (Vec<_>, Vec<_>) =
         keys.iter().partition(|key| ["source", "target"].contains(&key.name));
-    for stack in ["tts", "rehearsal"] {
+    for (source, target) in [("tts", "tts"), ("rehearsal", "rehearsal"), ("ttn-v2", "tts")] {
         let mut text = String::new();
         for side in &sides {
-            let stack = side.keys.iter().find(|key| key.name == stack).expect("known");
-            let without = if side.name == "source" { "owner" } else { "other" };
+            let (name, without): (_, &[&str]) = match side.name {
+                "source" => (source, &["owner", "state", "discovery-insecure"]),
+                _ => (target, &["other", "app-id", "stack", "state"]),
+            };
+            let stack = side.keys.iter().find(|key| key.name == name).expect("known");
             let header = format!("\n[{}.{}]", side.name, stack.name);
-            write(stack.keys, &header, &[without, "state"], &mut text);
+            write(stack.keys, &header, without, &mut text);
         }
+        // `stack = "ttn-v2"` of the example.
+        let v2 = source != "tts";
         for key in rest.iter().filter(|key| !key.keys.is_empty()) {
             let header =
                 if key.kind == "list" { format!("\n[[{}]]", key.name) } else { format!("\n[{}]", key.name) };
-            write(key.keys, &header, &[], &mut text);
+            write(key.keys, &header, if v2 { &[] } else { &["access-key"] }, &mut text);
         }
         let found = Config::parse(&examples().join("examples.toml"), text.as_bytes(), &env(), Depth::Files);
         let config = found.unwrap_or_else(|found| panic!("{text}\n{found}"));
@@ -239,7 +248,10 @@ fn broken_files() {
         ("bad_transform", with("[transform]\nfrequency-plan = { EU = '' }\ndevice-id = { prefix = 'Acme_', rename = 'yes' }\nattributes = { 'A b' = 'c' }\nmac-version = '2.0'\nphy-version = { '[a' = '1.0.2-b', default = '9' }")),
         ("both_sides_wrong", "[source]\naddress = 'x'\n[target.tts]\n[target.rehearsal]\n[[application]]\n".to_owned()),
         ("unknown_stack", with("").replace("[source.tts]", "[source.ttn]")),
-        ("not_in_this_release", with("[source.ttn-v2]\nanything = 1\n[gateways]\nids = ['roof-1']\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
+        ("not_in_this_release", with("[source.chirpstack]\nanything = 1\n[gateways]\nids = ['roof-1']\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
+        ("ttn_v2", "[source.ttn-v2]\naccess-key = 'ttn-account-v2.CANARY'\ndiscovery-server = 'http://a'\ndiscovery-insecure = true\nhandler = 'b:x'\n[target.rehearsal]\nstack = 'ttn-v2'\n[[application]]\nsource = 'My_App'\n[[application]]\nsource = 'my_app'\ndevices = { ids = ['a_b', 'a__b'] }\n[clear]\nmode = 'mute'".to_owned()),
+        ("ttn_v2_needs", "[source.ttn-v2]\napp-id = 'my_app'\n[target.rehearsal]".to_owned()),
+        ("ttn_v2_keys_at_tts", with("[[application]]\nsource = 'app-1'\naccess-key = { env = 'SOURCE_API_KEY' }")),
         ("file_side", "[source.file]\npath = 'devices.json'\n[target.file]\n[[application]]\nsource = 'my-app'".to_owned()),
         ("bad_address", with("").replace("b.example.com", "b.example.com:99999")),
         ("missing_keys", "[source.tts]\njoin-server = 'js.example.com'\n[target.tts]\naddress = 'b'\n[[application]]\n".to_owned()),

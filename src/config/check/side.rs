@@ -12,6 +12,9 @@ use super::{
 };
 use crate::model::ids::{DevAddr, DevAddrPrefix, NetId, is_id};
 
+/// What a side may be: one of these.
+type Stacks = (Option<At<RawStack>>, Option<At<RawTtnV2>>, Option<At<RawRehearsal>>);
+
 /// What to write when a side is missing.
 const SIDE: &str = "write [SIDE.tts] with an `address` and an `api-key`, or [SIDE.rehearsal]";
 
@@ -72,7 +75,7 @@ impl Checker<'_, '_> {
         &mut self,
         path: &str,
         at: &Place,
-        (tts, ttn_v2, rehearsal): (Option<At<RawStack>>, Option<At<RawTtnV2>>, Option<At<RawRehearsal>>),
+        (tts, ttn_v2, rehearsal): Stacks,
         later: [(&str, Option<At<Later>>); N],
     ) -> Option<(Side, Option<Owner>)> {
         let mut keys = vec![("tts", tts.as_ref().map(|v| v.at.clone()))];

@@ -74,7 +74,7 @@ impl Checker<'_, '_> {
         written: &Written,
     ) {
         let keyless = match source {
-            Side::TtnV2(v2) => v2.access_key.is_none(),
+            Side::TtnV2(v2) => v2.access_key.is_none() && !self.reader.excused("source.ttn-v2.access-key"),
             Side::Rehearsal(embedded) if embedded.is_ttn_v2 => false,
             _ => {
                 self.no_access_keys(applications);

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn neighbours_share_a_page() {
         assert_eq!(spans(&[]), Vec::<Range<u64>>::new());
-        assert_eq!(spans(&[3, 4, 900]), [3..901]);
+        assert_eq!(spans(&[3, 4, 900, 5000]), [3..901, 5000..5001]);
         assert_eq!(spans(&[0, 999, 1000, 5000]), [0..1000, 1000..1001, 5000..5001]);
     }
 }
