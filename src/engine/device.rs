@@ -145,7 +145,12 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                 Next::Step(step) => step,
             };
             if self.ctx.hold && matches!(step, Step::CheckSnapshot | Step::Clear(_)) {
-                return Ok(Outcome::Waiting("the clear is on hold (clear.hold)".into()));
+                let why = if self.is_mute_target() {
+                    "the copy stays muted until the source is cleared (clear.mode, clear.hold)"
+                } else {
+                    "the clear is on hold (clear.hold)"
+                };
+                return Ok(Outcome::Waiting(why.into()));
             }
             // An attempt of an earlier run whose end is not known stays open until it is known.
             let was_open = self.log.state().is_open(step);

@@ -26,7 +26,7 @@ use session::{Activation, Carry};
 use transform::{Found, Transformed};
 
 use crate::{
-    map::{diff, path},
+    map::{diff, path, ttn_v2::V2Device},
     model::{
         device::{Component, Record},
         ids::{AppId, DeviceId, Eui64},
@@ -342,6 +342,9 @@ fn clashes(plans: &mut [DevicePlan], proposals: &BTreeMap<String, String>) {
 fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let copy = &transformed.copy;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    if let Some(device) = &found.v2 {
+        return calls_of_v2(device, copy);
+    }
     let was_muted = found.records.ns.as_ref().map(|ns| path::wrapped_flag(&ns.0, MUTE) == Some(false));
     let mute = u32::from(was_muted == Some(false));
     // All four registries, each time.
@@ -367,6 +370,19 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
         + checked
         + looked
         + count(cleared)
+}
+
+/// As [`calls`], in mute-target. Pages of the source are shared by many devices and do not count.
+fn calls_of_v2(device: &V2Device, copy: &transform::Copy) -> u32 {
+    let has = |at: &str| copy.ns.as_ref().is_some_and(|w| path::has(&w.message, at));
+    // Snapshot, last look and clear; without a session the clear alone.
+    let source = if device.has_session() { 3 } else { 1 };
+    let written = 3 * u32::try_from(copy.components().count()).unwrap_or(u32::MAX);
+    let started = 2 * u32::from(has(transform::STARTED_AT));
+    // The target is looked at and counted, then NS and AS are read and raised.
+    let counted = if has("session") { 5 } else { 0 };
+    // Unmuted, and read back once more.
+    source + written + started + counted + 3
 }
 
 #[cfg(test)]

@@ -79,9 +79,13 @@ impl V2World {
 
     /// So many devices without a session, all alike.
     pub fn plain(count: usize) -> Self {
-        let world = Self::some(&["node-000"]);
-        let one = world.device("node-000").expect("it is there").message().clone();
-        world.remove("node-000");
+        Self::plain_with(V2Settings::default(), count)
+    }
+
+    /// As [`V2World::plain`], with settings of V2.
+    pub fn plain_with(settings: V2Settings, count: usize) -> Self {
+        let one = Self::some(&["node-000"]).device("node-000").expect("it is there").message().clone();
+        let world = Self::with(settings);
         let devices = (0..count).map(|n| {
             let mut device = one.clone();
             let id = format!("plain-{n:04}");

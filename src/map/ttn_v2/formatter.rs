@@ -276,5 +276,17 @@ fn downlink(encoder: &str) -> Formatter {
     Formatter::JavaScript(HEAD.to_owned() + &function + &names.fill(COMMON) + &names.fill(DOWN))
 }
 
+// What the scripts do is tested in an engine for JavaScript: tests/formatters/.
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn names_of_ours_are_in_no_original(original in "(stackferry[0-9]?_?[A-Z]?[a-z]{0,3} ?){0,6}") {
+            prop_assert!(!original.contains(&Names::free(&[&original]).0));
+        }
+    }
+}

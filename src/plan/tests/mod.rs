@@ -2,6 +2,7 @@
 
 mod back;
 mod fidelity;
+mod handover;
 mod plans;
 mod sealed;
 mod secrets;
