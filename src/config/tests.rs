@@ -23,7 +23,9 @@ fn env() -> Env {
 
 /// What the examples name besides; a variable of the old tool takes the place of keys elsewhere.
 fn env_of_examples() -> Env {
-    Env::fixed(VARIABLES.into_iter().chain([("TTNV2_APP_ACCESS_KEY", CANARY), ("PARKING_ACCESS_KEY", CANARY)]))
+    Env::fixed(
+        VARIABLES.into_iter().chain([("TTNV2_APP_ACCESS_KEY", CANARY), ("PARKING_ACCESS_KEY", CANARY)]),
+    )
 }
 
 fn examples() -> PathBuf {
