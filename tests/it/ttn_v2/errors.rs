@@ -96,7 +96,11 @@ fn a_discovery_server_that_is_not_trusted_is_refused() {
     fs::write(&config, text).expect("ours");
     let ran = world.call("plan", &[]);
     assert_ne!(ran.code, Some(0));
-    assert!(ran.err.contains("that of a CA") && ran.err.contains("`ca = \"ca.pem\"`, that of its CA, or its own"), "{}", ran.err);
+    assert!(
+        ran.err.contains("that of a CA") && ran.err.contains("`ca = \"ca.pem\"`, that of its CA, or its own"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
