@@ -169,7 +169,7 @@ fn question(going: usize, config: &Config, hold: bool) -> String {
             ClearMode::Nothing | ClearMode::Mute if v2 => "they stay, and the copies are muted",
             ClearMode::Nothing | ClearMode::Mute => "they stay, muted",
             ClearMode::Keys if v2 =>
-                "their keys are set to zeros once the target is verified, and it goes live then",
+                "their keys are set to zeros once the copies are verified, which go live then",
             ClearMode::Keys => "their keys and sessions are removed once the target is verified",
             ClearMode::Delete => "they are deleted once the target is verified",
         }

@@ -39,7 +39,8 @@ pub fn markdown() -> String {
     }
     text.push_str("\n## Environment variables\n\n");
     text.push_str(
-        "Each takes the place of a key of the file. Those of a side count only when that side is `tts`.\n\n",
+        "Each takes the place of a key of the file. Those of a side count only when the file has its table, which may be empty; \
+         `FREQUENCY_PLAN_ID` counts only with V2 as the source. An empty one is passed over.\n\n",
     );
     text.push_str("| variable | key |\n|---|---|\n");
     for over in OVERRIDES {

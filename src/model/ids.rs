@@ -191,7 +191,7 @@ pub fn is_id(text: &str) -> bool {
         && bytes.iter().all(|b| plain(b) || *b == b'-')
 }
 
-/// The rule for IDs of The Things Network Stack V2: `^[0-9a-z](?:[_-]?[0-9a-z]){1,35}$` (docs/servers.md, V2 IDs).
+/// The rule for IDs of The Things Network Stack V2: `^[0-9a-z](?:[_-]?[0-9a-z]){1,35}$` (docs/servers.md, V2 devices).
 pub fn is_v2_id(text: &str) -> bool {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();

@@ -202,7 +202,7 @@ fn device(
     if components.is_empty() && input.found.elsewhere.is_empty() {
         transformed.findings = vec![
             Finding::new(Kind::NotFound, "no component of the source has a record of this device")
-                .fix("check the ID and the API key's application"),
+                .fix("check the ID, and that it is a device of this application"),
         ];
     } else {
         transformed.findings.extend(on_target(input, &transformed, existing, wishes));
@@ -323,7 +323,9 @@ fn clashes(plans: &mut [DevicePlan], proposals: &BTreeMap<String, String>) {
                 Some(name) => format!(
                     "`{name}` would do: set transform.device-id = {{ rename = \"auto\" }}, or rename it at the source"
                 ),
-                None => "rename one of them at the source, or use transform.device-id = { from = \"eui\" }"
+                // The one that keeps its name when the other makes way, or both under `from = "eui"`.
+                None => "let the other make way (transform.device-id = { rename = \"auto\" }), rename one of them at the \
+                         source, or use transform.device-id = { from = \"eui\" }"
                     .to_owned(),
             };
             if matches!(plan.verdict, Verdict::Move | Verdict::Wait | Verdict::Stop) {

@@ -28,7 +28,7 @@ pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) ->
     let plan = path::string(&write.message, "frequency_plan_id");
     let phy = path::number(&write.message, "lorawan_phy_version") as i32;
     let Some(band) = facts.frequency_plans.get(&plan) else {
-        return vec![no_plan(&plan, facts)];
+        return vec![no_plan(&plan, facts, found.v2.is_some())];
     };
     if facts.phy_versions.get(band).is_some_and(|versions| !versions.contains(&phy)) {
         findings.push(
@@ -38,7 +38,10 @@ pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) ->
             )
             .at(Component::Ns)
             .paths(["lorawan_phy_version"])
-            .fix("choose a PHY version of the target's list at the source"),
+            .fix(match found.v2 {
+                Some(_) => "choose another in transform.phy-version",
+                None => "choose a PHY version of the target's list at the source",
+            }),
         );
     }
     if !matches!(carry, Carry::Keep | Carry::Reset) {
@@ -62,7 +65,7 @@ pub fn check(found: &Found, write: &Write, carry: Carry, facts: &TargetFacts) ->
     findings
 }
 
-fn no_plan(plan: &str, facts: &TargetFacts) -> Finding {
+fn no_plan(plan: &str, facts: &TargetFacts, of_v2: bool) -> Finding {
     let text = if plan.is_empty() {
         "it has no frequency plan".to_owned()
     } else {
@@ -74,11 +77,12 @@ fn no_plan(plan: &str, facts: &TargetFacts) -> Finding {
         .filter(|p| p.split('_').next() == plan.split('_').next())
         .cloned()
         .collect();
-    let fix = if like.is_empty() {
-        "map it in transform.frequency-plan".to_owned()
-    } else {
-        format!("map it in transform.frequency-plan to one of {}", like.join(", "))
+    // V2 has none that could be mapped.
+    let (map, to) = match of_v2 {
+        true => ("say another in transform.frequency-plan.default", ": one of"),
+        false => ("map it in transform.frequency-plan", " to one of"),
     };
+    let fix = if like.is_empty() { map.to_owned() } else { format!("{map}{to} {}", like.join(", ")) };
     Finding::new(Kind::FrequencyPlan, text).at(Component::Ns).paths(["frequency_plan_id"]).fix(fix)
 }
 

@@ -269,11 +269,11 @@ fn network(message: &mut DynamicMessage, record: &Record, carry: Carry, wishes: 
     }
 }
 
-/// Broken rules. That a description of V2 is too long has a finding of its own.
+/// Broken rules. That a description of V2 is too long, or its ID none, has a finding of its own.
 fn invalid(component: Component, message: &DynamicMessage, of_v2: bool) -> Vec<Finding> {
     rules::violations(message)
         .into_iter()
-        .filter(|v| !(of_v2 && v.path() == "description"))
+        .filter(|v| !(of_v2 && matches!(v.path().as_str(), "description" | "ids.device_id")))
         .map(|v| {
             Finding::new(Kind::InvalidField, v.reason())
                 .at(component)

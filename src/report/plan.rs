@@ -62,6 +62,7 @@ fn verdicts(out: &mut String, all: &[DevicePlan]) {
         if !sessions.is_empty() {
             let _ = writeln!(out, "      {sessions}");
         }
+        renamed(out, &moved);
     }
     type Which = fn(&Verdict) -> bool;
     let rest: [(Which, String, &str); 4] = [
@@ -76,6 +77,18 @@ fn verdicts(out: &mut String, all: &[DevicePlan]) {
             let _ = writeln!(out, "  {sign} {words}: {}", devices(some.len()));
         }
     }
+}
+
+/// Devices that are called otherwise on the target, the first of them by name.
+fn renamed(out: &mut String, moved: &[&DevicePlan]) {
+    let renamed: Vec<_> = moved.iter().filter(|d| d.target_id != d.id.as_str()).collect();
+    if renamed.is_empty() {
+        return;
+    }
+    let names: Vec<_> = renamed.iter().take(NAMES).map(|d| format!("{} → {}", d.id, d.target_id)).collect();
+    let more = renamed.len().saturating_sub(NAMES);
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let _ = writeln!(out, "      with another ID: {}: {}{tail}", renamed.len(), names.join(", "));
 }
 
 fn kinds(moved: &[&DevicePlan]) -> String {

@@ -47,7 +47,7 @@ pub fn text(returns: &[Return]) -> String {
     if back > 0 {
         let _ = writeln!(
             out,
-            "    what the source deleted gets new times of creation; names, keys, sessions and counters come back"
+            "    what was deleted at the source gets a new time of creation where it keeps one; names, keys, sessions and counters come back"
         );
     }
     out

@@ -81,7 +81,7 @@ pub enum Step {
     AwaitSeen,
     /// Read the sealed snapshot from disk and compare it with the source.
     CheckSnapshot,
-    /// Remove a record at the source. Mute-target: `Ns` stands for the keys, `Is` for the whole device.
+    /// Remove a record at the source. Mute-target: `ns` stands for the keys, `is` for the whole device.
     Clear(Component),
     /// Mute-target: decide with which counters the target goes on, and seal the copy with them.
     Count,
@@ -143,7 +143,7 @@ pub enum Event {
         /// What was decided from it.
         recipe: Recipe,
     },
-    /// NS, AS and JS were read again after the mute.
+    /// NS, AS and JS were read again after the mute. Mute-target: the copy was decided, from the first snapshot.
     Reread {
         /// Seal of the source's records as of now.
         seal: u64,

@@ -121,7 +121,7 @@ pub enum WaitReason {
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Rate => "the rate set under [limits]",
+            Self::Rate => "the rate of calls (limits)",
             Self::ServerLimit => "the server's rate limit",
             Self::BackOff => "trying again",
         })

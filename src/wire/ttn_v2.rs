@@ -4,6 +4,7 @@
 use super::{
     Error,
     error::{Failure, Kind, Outcome},
+    hint::TlsProblem,
     status::Code,
 };
 
@@ -73,7 +74,9 @@ fn quoted(words: &str) -> Option<String> {
 pub(super) fn hint(error: &Error) -> Option<String> {
     let app = error.about().application.as_deref().unwrap_or("the application");
     let words = error.message();
+    let discovery = error.method().is_some_and(|method| method.starts_with("/discovery."));
     Some(match error.kind() {
+        Kind::Tls(problem) => return tls(problem, discovery),
         Kind::Unauthenticated if words.contains("not registered") && words.contains("Auth server") => {
             "the access key begins with the name of an account server that this handler does not know: use a key that was \
              made for this network"
@@ -115,6 +118,29 @@ pub(super) fn hint(error: &Error) -> Option<String> {
         Kind::Protocol | Kind::Unimplemented => {
             format!("check that {} is a V2 server of this kind: discovery on port 1900, handlers on 1904", error.endpoint())
         }
+        _ => return None,
+    })
+}
+
+/// How the TLS of V2 is set right; `None` where the general advice holds.
+fn tls(problem: &TlsProblem, discovery: bool) -> Option<String> {
+    use TlsProblem as P;
+    Some(match (problem, discovery) {
+        (P::UnknownCa | P::BadCertificate, true) => {
+            "name the certificate of the discovery server in [source.ttn-v2]: `ca = \"ca.pem\"`, that of its CA, or its own as \
+             `ttn discovery gen-cert` made it"
+                .into()
+        }
+        (P::UnknownCa | P::BadCertificate, false) => {
+            "only the certificate that discovery announces for this handler is trusted, or with `handler` that of `ca`: see \
+             whether the handler was given a new one; do not go on if nobody knows of it"
+                .into()
+        }
+        (P::ServerIsPlaintext, true) => "use the port with TLS (1900), or set `discovery-insecure = true` in [source.ttn-v2] if \
+                                         the network between is yours"
+            .into(),
+        (P::ServerIsPlaintext, false) => "check the port of the handler (1904): V2 speaks TLS there".into(),
+        (P::ServerIsTls, _) => "remove `discovery-insecure = true` from [source.ttn-v2]".into(),
         _ => return None,
     })
 }

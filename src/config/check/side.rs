@@ -16,12 +16,15 @@ use crate::model::ids::{DevAddr, DevAddrPrefix, NetId, is_id};
 type Stacks = (Option<At<RawStack>>, Option<At<RawTtnV2>>, Option<At<RawRehearsal>>);
 
 /// What to write when a side is missing.
-const SIDE: &str = "write [SIDE.tts] with an `address` and an `api-key`, or [SIDE.rehearsal]";
+const SOURCE: &str = "write [source.tts] with an `address` and an `api-key`, [source.ttn-v2] with an `access-key`, or [source.rehearsal]";
+const TARGET: &str = "write [target.tts] with an `address` and an `api-key`, or [target.rehearsal]";
+
+/// What `insecure` means for a The Things Stack.
+const KEYS_CROSS: &str = "keys cross the network";
 
 impl Checker<'_, '_> {
     pub(super) fn source(&mut self, raw: Option<At<RawSource>>) -> Option<Side> {
-        let help = SIDE.replace("SIDE", "source");
-        let At { value: raw, at } = self.reader.required(raw, "", "source", &Place::Whole, &help)?;
+        let At { value: raw, at } = self.reader.required(raw, "", "source", &Place::Whole, SOURCE)?;
         let later = [("chirpstack", raw.chirpstack), ("file", raw.file)];
         let named = |v2: &At<RawTtnV2>| v2.value.app_id.clone();
         let default = raw.tts.as_ref().and_then(|s| s.value.app_id.clone());
@@ -45,8 +48,7 @@ impl Checker<'_, '_> {
     }
 
     pub(super) fn target(&mut self, raw: Option<At<RawTarget>>) -> Option<(Side, Option<Owner>)> {
-        let help = SIDE.replace("SIDE", "target");
-        let At { value: raw, at } = self.reader.required(raw, "", "target", &Place::Whole, &help)?;
+        let At { value: raw, at } = self.reader.required(raw, "", "target", &Place::Whole, TARGET)?;
         if let Some(other) = raw.tts.as_ref().and_then(|tts| tts.value.other.as_ref()) {
             self.error(
                 &other.at,
@@ -136,7 +138,7 @@ impl Checker<'_, '_> {
                 .collect();
         let plain =
             raw.insecure.as_ref().filter(|insecure| insecure.value).map(|insecure| insecure.at.clone());
-        self.plaintext(plain.as_ref(), &addresses, raw.ca.as_ref().map(|ca| &ca.at));
+        self.plaintext(plain.as_ref(), &addresses, raw.ca.as_ref().map(|ca| &ca.at), KEYS_CROSS);
         let known_as = self.hosts(raw.known_as, &join(path, "known-as"));
         let ca = self.input(raw.ca, &join(path, "ca"));
         let help = "say where the key is: api-key = { env = \"NAME\" }, { file = \"PATH\" } or { command = [\"PROGRAM\"] }";
@@ -172,7 +174,8 @@ impl Checker<'_, '_> {
         let address = self.reader.required(raw.address, path, "address", &at, "write the host of the server");
         let address = self.address(address, &join(path, "address"), insecure);
         let addresses = [address.clone()];
-        self.plaintext(plain.as_ref().map(|p| &p.at), &addresses, raw.ca.as_ref().map(|ca| &ca.at));
+        let ca = raw.ca.as_ref().map(|ca| &ca.at);
+        self.plaintext(plain.as_ref().map(|p| &p.at), &addresses, ca, KEYS_CROSS);
         let known_as = self.hosts(raw.known_as, &join(path, "known-as"));
         let ca = self.input(raw.ca, &join(path, "ca"));
         let key = self.reader.required(
@@ -207,6 +210,7 @@ impl Checker<'_, '_> {
         insecure: Option<&Place>,
         addresses: &[Option<Address>],
         ca: Option<&Place>,
+        told: &str,
     ) {
         let Some(at) = insecure else { return };
         if let Some(ca) = ca {
@@ -214,7 +218,7 @@ impl Checker<'_, '_> {
             self.reader.report(error.also(at, "no TLS").help("take one of them out"));
         }
         if let Some(far) = addresses.iter().flatten().find(|address| !address.is_loopback()) {
-            let message = format!("keys cross the network to {} unencrypted", far.host);
+            let message = format!("{told} to {} unencrypted", far.host);
             self.reader.report(Diagnostic::warning(at, message).help("use TLS, or a tunnel to this machine"));
         }
     }

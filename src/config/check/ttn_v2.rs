@@ -39,7 +39,8 @@ impl Checker<'_, '_> {
             self.reader.report(error.also(handler, "discovery is not asked").help("take one of them out"));
         } else {
             let ca = raw.ca.as_ref().map(|ca| ca.at.clone());
-            self.plaintext(insecure.as_ref(), &[Some(discovery.clone())], ca.as_ref());
+            let told = "the question whom to trust crosses the network";
+            self.plaintext(insecure.as_ref(), &[Some(discovery.clone())], ca.as_ref(), told);
         }
         let access_key = self.secret(raw.access_key, &join(path, "access-key"));
         TtnV2 {

@@ -130,7 +130,10 @@ fn odd_ids_are_told_with_a_proposal_and_changed_only_when_asked_for() {
     let ran = world.call("plan", &[]).expect(3);
     assert!(ran.out.contains("x1") && ran.out.contains("bad-id"), "{}", ran.out);
     assert!(ran.out.contains("id-clash"), "{}", ran.out);
+    assert!(!ran.out.contains("invalid-field"), "said twice: {}", ran.out);
     world.config(&PLAIN.replace("[transform]", "[transform]\ndevice-id = { rename = \"auto\" }"));
+    let told = "with another ID: 3: dup_name-1 → dup-name-1-2, rec_one → rec-one, x1 → dev-x1";
+    world.call("plan", &[]).expect(0).says(told);
     world.run().expect(0);
     let names = world.target_keys(Table::Is);
     assert_eq!(names.len(), 4, "{names:?}");
