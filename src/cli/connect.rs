@@ -198,7 +198,7 @@ impl Place {
                 let reference = application.access_key.as_ref().or(v2.access_key.as_ref());
                 let missing =
                     || Failure::new(Exit::Usage, format!("application {app} has no access key"), None);
-                (handler(v2), secret(reference.ok_or_else(missing)?)?)
+                (handler(v2)?, secret(reference.ok_or_else(missing)?)?)
             }
             Self::EmbeddedTtnV2 { discovery, keys } => {
                 let endpoint = loopback(*discovery);
@@ -330,15 +330,20 @@ fn loopback(addr: SocketAddr) -> Endpoint {
     Endpoint { host: addr.ip().to_string(), port: addr.port(), tls: Tls::Plaintext }
 }
 
-/// Whom to ask for the devices of V2.
-fn handler(v2: &config::TtnV2) -> Handler {
-    let at = |address: &config::Address, plain: bool| Endpoint {
-        host: address.host.clone(),
-        port: address.port,
-        tls: tls(v2.ca.as_ref(), plain),
+/// Whom to ask for the devices of V2. Where certificates are named, they alone are trusted.
+fn handler(v2: &config::TtnV2) -> Result<Handler, Failure> {
+    let tls = |plain: bool| match (&v2.ca, plain) {
+        (_, true) => Ok(Tls::Plaintext),
+        (None, false) => Ok(Tls::System),
+        (Some(file), false) => std::fs::read_to_string(file)
+            .map(Tls::Pinned)
+            .map_err(|e| Failure::new(Exit::Usage, format!("{}: {e}", file.display()), None)),
     };
-    match &v2.handler {
-        Some(handler) => Handler::At(at(handler, false)),
-        None => Handler::Discover(at(&v2.discovery, v2.discovery_insecure)),
-    }
+    let at = |address: &config::Address, plain: bool| {
+        Ok::<_, Failure>(Endpoint { host: address.host.clone(), port: address.port, tls: tls(plain)? })
+    };
+    Ok(match &v2.handler {
+        Some(handler) => Handler::At(at(handler, false)?),
+        None => Handler::Discover(at(&v2.discovery, v2.discovery_insecure)?),
+    })
 }

@@ -17,7 +17,8 @@ pub enum Tls {
     /// TLS; the certificates of this PEM file are trusted *as well as* the roots of the system, so that one file
     /// serves a deployment of which some components stand behind a public certificate.
     Ca(PathBuf),
-    /// TLS; nothing but the certificates of this PEM text is trusted: what a V2 handler has announced of itself.
+    /// TLS; nothing but the certificates of this PEM text is trusted, also one that is a CA and the server's own at once: what
+    /// a V2 handler has announced of itself, and what was named for a V2 server.
     Pinned(String),
 }
 

@@ -27,35 +27,38 @@ pub(super) fn config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, Failure> {
             with_roots(roots).map(Some)
         }
         Tls::Ca(file) => {
-            let named = read_file(file)?;
-            with_pins(system_roots(), named, &file.display().to_string()).map(Some)
+            let mut roots = system_roots();
+            trust(&mut roots, read_file(file)?, &file.display().to_string())?;
+            with_roots(roots).map(Some)
         }
         Tls::Pinned(pem) => {
-            let whose = "the announced certificate";
+            let whose = "the certificate that was named or announced";
             let bad = |why: String| problem(TlsProblem::CaFile, &format!("{whose}: {why}"));
             let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
             let named = named.map_err(|e| bad(pem_reason(e)))?;
             if named.is_empty() {
                 return Err(bad("no certificate in it".into()));
             }
-            with_pins(RootCertStore::empty(), named, whose).map(Some)
+            with_pins(named, whose).map(Some)
         }
     }
 }
 
-/// Trusts `roots` and those that were named; of these also one that is both a CA and the server's own certificate.
-fn with_pins(
-    mut roots: RootCertStore,
-    named: Vec<CertificateDer<'static>>,
-    whose: &str,
-) -> Result<Arc<ClientConfig>, Failure> {
-    for certificate in &named {
-        let bad = |e: rustls::Error| problem(TlsProblem::CaFile, &format!("{whose}: {e}"));
-        roots.add(certificate.clone()).map_err(bad)?;
-    }
+/// Trusts those that were named alone; of these also one that is both a CA and the server's own certificate.
+fn with_pins(named: Vec<CertificateDer<'static>>, whose: &str) -> Result<Arc<ClientConfig>, Failure> {
+    let mut roots = RootCertStore::empty();
+    trust(&mut roots, named.clone(), whose)?;
     let mut config = Arc::unwrap_or_clone(with_roots(roots.clone())?);
     pin::accept(&mut config, roots, named).map_err(|e| problem(TlsProblem::Refused, &e))?;
     Ok(Arc::new(config))
+}
+
+fn trust(roots: &mut RootCertStore, named: Vec<CertificateDer<'static>>, whose: &str) -> Result<(), Failure> {
+    for certificate in named {
+        let bad = |e: rustls::Error| problem(TlsProblem::CaFile, &format!("{whose}: {e}"));
+        roots.add(certificate).map_err(bad)?;
+    }
+    Ok(())
 }
 
 /// TLS 1.2 or 1.3 with ring. HTTP/2 is offered by ALPN, but not insisted upon: older servers do not answer to it.

@@ -208,14 +208,10 @@ target = "{target}"
 
     /// As [`World::command`], with another configuration.
     pub fn command_for(&self, verb: &str, config: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
+        let mut command = binary(verb, config);
         command
-            .arg(verb)
-            .arg(config)
             .env("SOURCE_KEY", &self.source.tts.settings().api_key)
-            .env("TARGET_KEY", &self.target.tts.settings().api_key)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null());
+            .env("TARGET_KEY", &self.target.tts.settings().api_key);
         command
     }
 
@@ -238,6 +234,13 @@ target = "{target}"
     pub fn call(&self, verb: &str, arguments: &[&str]) -> Ran {
         Ran::of(self.command(verb).args(arguments).output().expect("it starts"))
     }
+}
+
+/// The binary with a verb and its configuration.
+fn binary(verb: &str, config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
+    command.arg(verb).arg(config).env("NO_COLOR", "1").stdin(Stdio::null());
+    command
 }
 
 /// What a command printed and how it ended.

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::{
-    Ran, Side,
+    Ran, Side, binary,
     canaries::{AtTheEnd, Canaries, api_key},
     fixture,
     search::Secret,
@@ -240,14 +240,8 @@ source = "100000/s"
 
     /// The binary, ready to be started with more arguments.
     pub fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
-        command
-            .arg(verb)
-            .arg(self.dir.path().join("move.toml"))
-            .env("V2_KEY", FULL)
-            .env("TARGET_KEY", &self.target.tts.settings().api_key)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null());
+        let mut command = binary(verb, &self.dir.path().join("move.toml"));
+        command.env("V2_KEY", FULL).env("TARGET_KEY", &self.target.tts.settings().api_key);
         command
     }
 

@@ -72,12 +72,17 @@ async fn the_certificate_that_was_announced_is_taken_though_it_is_that_of_a_ca()
     for host in ["localhost", "127.0.0.1"] {
         get(&client(pinned(&server, host, &own.pem))).await.expect("trusted");
     }
-    // A private discovery server's, named as `ca`.
+}
+
+#[tokio::test]
+async fn at_the_things_stack_a_ca_is_no_server() {
+    let own = Own::new(&["localhost"], NOW);
+    let server = own.server(&own.key).await;
     let mut file = NamedTempFile::new().expect("a file");
     file.write_all(own.pem.as_bytes()).expect("written");
     let ca = Tls::Ca(file.path().to_owned());
-    let endpoint = Endpoint { host: "localhost".into(), tls: ca, ..server.endpoint.clone() };
-    get(&client(endpoint)).await.expect("trusted");
+    let (kind, _) = fails(Endpoint { host: "localhost".into(), tls: ca, ..server.endpoint.clone() }).await;
+    assert_eq!(kind, Kind::Tls(TlsProblem::BadCertificate));
 }
 
 #[tokio::test]
