@@ -175,7 +175,10 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let Some(source) = source.v2 else {
             return Err(Trouble::Block(changed("the sealed snapshot holds no V2 device", Component::Ns)));
         };
-        handover::count(&mut copy, &source, &there, MARGIN);
+        // A device that is reset by hand begins anew, as it was written.
+        if !self.ctx.wishes.abp_reset.contains(self.name.device.as_str()) {
+            handover::count(&mut copy, &source, &there, MARGIN);
+        }
         let seal = self.log.seal_copy("copy", &copy).await?;
         self.copy = Some(copy);
         Ok(self.log.record(&Logged::Counted { copy: seal }).await?)

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::Rehearsal,
-    map::path,
+    map::{path, ttn_v2::V2Device},
     model::ids::DeviceId,
     plan::transform::{Found, device_id},
     rehearsal::{
@@ -102,7 +102,11 @@ async fn found(job: &Job, in_flight: usize) -> Result<Vec<(DeviceId, Found)>, Ru
     let mut ids: Vec<_> = by_id.keys().cloned().collect();
     ids.sort();
     let selected = job.select(&ids);
-    let work: Vec<_> = selected.into_iter().map(|id| (by_id.remove(&id).unwrap_or_default(), id)).collect();
+    // Whole, with the counters that a list of V2 has not.
+    let talks = |found: &Found| found.v2.as_ref().is_some_and(V2Device::has_session);
+    let listed = |found: Found| if talks(&found) { Found::default() } else { found };
+    let work: Vec<_> =
+        selected.into_iter().map(|id| (listed(by_id.remove(&id).unwrap_or_default()), id)).collect();
     let read = stream::iter(work)
         .map(|(listed, id)| async move { job.source.read(&id, listed).await.map(|found| (id, found)) })
         .buffer_unordered(in_flight.max(1))

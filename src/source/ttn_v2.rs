@@ -273,10 +273,10 @@ impl Source for TtnV2Source {
     }
 
     async fn read(&self, device: &DeviceId, listed: Found) -> Result<Found, Error> {
-        // A list has no counters; without a session there are none to know.
+        // A list has all but counters, on which no plan depends.
         match &listed.v2 {
-            Some(v2) if !v2.has_session() => Ok(listed),
-            _ => self.get_in_turn(device).await,
+            Some(_) => Ok(listed),
+            None => self.get_in_turn(device).await,
         }
     }
 

@@ -15,6 +15,7 @@ use std::{
 
 use prost_reflect::DynamicMessage;
 use stackferry::{
+    config::OVERRIDES,
     map::path,
     rehearsal::{
         CallInfo, Served, Settings, Tts, load, serve,
@@ -240,6 +241,10 @@ target = "{target}"
 fn binary(verb: &str, config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stackferry"));
     command.arg(verb).arg(config).env("NO_COLOR", "1").stdin(Stdio::null());
+    // What whoever runs the tests has in the environment.
+    for over in OVERRIDES {
+        command.env_remove(over.variable);
+    }
     command
 }
 

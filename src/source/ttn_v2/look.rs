@@ -83,7 +83,8 @@ impl TtnV2Source {
                 while !source.ready() {
                     sleep(PAUSE).await;
                 }
-                let waiting = std::mem::take(&mut *lock(&source.0.looks.waiting));
+                let mut waiting = std::mem::take(&mut *lock(&source.0.looks.waiting));
+                waiting.retain(|who| !who.answer.is_closed());
                 if waiting.is_empty() {
                     source.0.looks.gathers.store(false, Ordering::SeqCst);
                     // Somebody may have come since.
@@ -102,7 +103,8 @@ impl TtnV2Source {
     fn ready(&self) -> bool {
         let waiting = lock(&self.0.looks.waiting);
         let long = waiting.first().is_none_or(|first| first.since.elapsed() >= LONGEST);
-        long || waiting.len() >= ENOUGH || self.0.queued.load(Ordering::SeqCst) == 0
+        let gone = waiting.iter().all(|who| who.answer.is_closed());
+        long || gone || waiting.len() >= ENOUGH || self.0.queued.load(Ordering::SeqCst) == 0
     }
 
     async fn read_for(&self, mut waiting: Vec<Waiting>) {
@@ -111,11 +113,16 @@ impl TtnV2Source {
         waiting.sort_by_key(place);
         let mut places: Vec<u64> = waiting.iter().map(place).collect();
         places.dedup();
-        let mut waiting = waiting.into_iter().peekable();
         for span in spans(&places) {
             let end = span.end;
-            let read = self.page(span.start, end - span.start).await;
-            while let Some(who) = waiting.next_if(|w| place(w) < end) {
+            // A run that was broken off needs no answer.
+            let read = tokio::select! {
+                read = self.page(span.start, end - span.start) => read,
+                () = all_gone(&mut waiting) => return,
+            };
+            let (here, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|w| place(w) < end);
+            waiting = rest;
+            for who in here {
                 let answer = match &read {
                     Ok((devices, _)) => {
                         Ok(devices.iter().find(|d| d.dev_id() == who.device.as_str()).cloned())
@@ -126,6 +133,13 @@ impl TtnV2Source {
                 let _ = who.answer.send(answer);
             }
         }
+    }
+}
+
+/// Waits until nobody waits for an answer any more.
+async fn all_gone(waiting: &mut [Waiting]) {
+    for who in waiting {
+        who.answer.closed().await;
     }
 }
 

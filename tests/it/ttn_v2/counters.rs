@@ -85,3 +85,13 @@ fn the_counters_are_set_while_the_target_is_muted() {
     states.dedup();
     assert_eq!(states, [(true, old), (true, new), (false, new)]);
 }
+
+#[test]
+fn a_device_that_is_reset_by_hand_begins_anew() {
+    let world = V2World::some(&["abp-003"]);
+    world.config(&PLAIN.replace("[transform]", "[transform]\nabp-reset = [\"abp-003\"]"));
+    world.run().expect(0);
+    let ns = world.on_target(Table::Ns, "abp-003").expect("moved");
+    assert_eq!(path::number(&ns, "session.last_f_cnt_up"), 0);
+    assert_eq!(path::number(&ns, "session.last_n_f_cnt_down"), 0);
+}
