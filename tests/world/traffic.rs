@@ -88,6 +88,27 @@ impl Field {
             Err(error) => wrong.push(format!("{:?}: action {what}: {error}", device.identity().dev_eui)),
         }
     }
+
+    /// Every device sends; one that nobody answers joins, and sends again: what waits for a device can go on.
+    pub fn settle(&mut self) {
+        let Self { ether, devices, wrong, .. } = self;
+        for device in devices.iter_mut().filter(|device| !device.is_multicast()) {
+            let mut send = |device: &mut SimDevice| match ether.uplink(device, 1, b"up", true) {
+                Ok(answer) => answer.answered_by.is_some(),
+                Err(EtherError::Device(_)) => false,
+                Err(error) => {
+                    wrong.push(format!("{:?}: {error}", device.identity().dev_eui));
+                    true
+                }
+            };
+            if !send(device) && device.joins() {
+                match ether.join(device) {
+                    Ok(_) => drop(send(device)),
+                    Err(error) => wrong.push(format!("{:?} joins: {error}", device.identity().dev_eui)),
+                }
+            }
+        }
+    }
 }
 
 fn simulated(world: &World, number: usize) -> SimDevice {

@@ -30,11 +30,17 @@ impl Reference {
     /// # Errors
     /// When a run without a kill is a violation, or two of them end differently.
     pub fn new(case: &Case, seed: u64) -> Result<Self, String> {
-        let quiet = play(case, Point::Nowhere, Air::Quiet, true)?;
-        let again = play(case, Point::Nowhere, Air::Quiet, false)?;
+        let play = |air, counted| move || play(case, Point::Nowhere, air, counted);
+        let (quiet, again, one, other) = thread::scope(|scope| {
+            let quiet = scope.spawn(play(Air::Quiet, true));
+            let again = scope.spawn(play(Air::Quiet, false));
+            let one = scope.spawn(play(Air::Traffic(seed), false));
+            let other = scope.spawn(play(Air::Traffic(seed + 1), false));
+            let end = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("it does not panic");
+            (end(quiet), end(again), end(one), end(other))
+        });
+        let (quiet, again, one, other) = (quiet?, again?, one?, other?);
         same(&quiet.stored, &again.stored, "two runs without a kill")?;
-        let one = play(case, Point::Nowhere, Air::Traffic(seed), false)?;
-        let other = play(case, Point::Nowhere, Air::Traffic(seed + 1), false)?;
         same(&one.stored, &other.stored, "two runs without a kill under traffic")?;
         if case.goes_back() {
             let at_the_source = |stored| outcome::at_the_source(stored, case.target());

@@ -181,15 +181,14 @@ impl Scene {
                 Some(3) if self.restarts < MOST_RESTARTS => continue,
                 code => return Err(format!("{} ended with {code:?}\n{}", stage.verb, words())),
             }
-            if self.field.is_none() || stage.may_wait || (ran.code == Some(0) && !ran.out.contains("waiting"))
-            {
+            if self.field.is_none() || ran.code == Some(0) && is_over(&ran.out, stage.may_wait) {
                 return Ok(());
             }
             again += 1;
             if again > MOST_AGAIN {
                 return Err(format!("{} does not come to an end\n{}", stage.verb, words()));
             }
-            self.stir(100);
+            self.settle();
         }
     }
 
@@ -223,6 +222,14 @@ impl Scene {
         if let Some(field) = &self.field {
             let mut field = lock(field);
             (0..times).for_each(|_| field.stir());
+        }
+    }
+
+    /// What a device waits for comes: some traffic, and in the end everybody is answered by somebody.
+    fn settle(&self) {
+        self.stir(10);
+        if let Some(field) = &self.field {
+            lock(field).settle();
         }
     }
 
@@ -271,6 +278,25 @@ impl Scene {
         let breaches: Vec<_> = breaches.map(ToString::to_string).collect();
         if breaches.is_empty() { Ok(()) } else { Err(breaches.join("; ")) }
     }
+}
+
+/// True when the same command has nothing left to do. On hold, that is when every device has been begun: `clear` begins
+/// nothing, so one that waits at the source for something on the air would rightly stay there for ever.
+fn is_over(out: &str, on_hold: bool) -> bool {
+    let mut waiting =
+        out.lines().filter(|line| line.contains("waiting: ") || line.contains("cannot come back now"));
+    let begun = ["the clear is on hold", "on the target; not seen there yet"];
+    waiting.all(|line| on_hold && begun.iter().any(|what| line.contains(what)))
+}
+
+#[test]
+fn a_run_on_hold_is_over_once_every_device_is_begun() {
+    let held = "  … 1 device waiting: the clear is on hold (clear.hold)\n  … 1 device waiting: on the target; not seen there yet";
+    assert!(is_over(held, true) && !is_over(held, false));
+    let joined = format!("{held}\n  … 1 device waiting: the device has joined and not sent an uplink yet");
+    assert!(!is_over(&joined, true));
+    assert!(!is_over("  x 1 device cannot come back now: the device has joined", false));
+    assert!(is_over("  + 3 devices moved", false));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
