@@ -183,9 +183,9 @@ struct State {
 /// The records of one side by component and key.
 #[derive(Default)]
 struct SideState {
-    now: BTreeMap<(Component, String), Kept>,
+    now: BTreeMap<(Component, String), Arc<Kept>>,
     /// The last that was held before something was taken away.
-    held: BTreeMap<(Component, String), Kept>,
+    held: BTreeMap<(Component, String), Arc<Kept>>,
     /// Where to find records by EUIs.
     by_euis: BTreeMap<(Component, Euis), String>,
     /// What each NS record is live with.
@@ -194,7 +194,6 @@ struct SideState {
     alive: BTreeMap<Fingerprint, BTreeSet<String>>,
 }
 
-#[derive(Clone)]
 struct Kept {
     message: DynamicMessage,
     facts: RecordFacts,
@@ -215,7 +214,7 @@ impl Live {
 
 impl SideState {
     fn get(&self, component: Component, key: &str) -> Option<&Kept> {
-        self.now.get(&(component, key.to_owned()))
+        self.now.get(&(component, key.to_owned())).map(Arc::as_ref)
     }
 
     /// The JS or NS record with these EUIs: join messages find it by nothing else.
@@ -224,7 +223,7 @@ impl SideState {
         self.get(component, key).map(|kept| (key.as_str(), kept))
     }
 
-    fn set(&mut self, place: (Component, String), kept: Option<Kept>) {
+    fn set(&mut self, place: (Component, String), kept: Option<Arc<Kept>>) {
         let (component, key) = &place;
         if let Some(euis) = kept.as_ref().map(|kept| kept.facts.euis).filter(|euis| euis.dev_eui.is_some()) {
             self.by_euis.insert((*component, euis), key.clone());
@@ -276,7 +275,8 @@ impl State {
 
     fn note(&mut self, side: Side, component: Component, key: &str, now: Option<&DynamicMessage>) {
         let place = (component, key.to_owned());
-        let now = now.map(|message| Kept { message: message.clone(), facts: RecordFacts::read(message) });
+        let now =
+            now.map(|message| Arc::new(Kept { message: message.clone(), facts: RecordFacts::read(message) }));
         let before = self.side(side).now.get(&place).cloned();
         let lost =
             before.as_ref().and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| &n.message)));
@@ -288,9 +288,9 @@ impl State {
         if lost.is_none()
             && let Some(kept) = &now
         {
-            state.held.insert(place, kept.clone());
+            state.held.insert(place, Arc::clone(kept));
         }
-        let ns_key = self.ns_key(side, component, key, now.as_ref().or(before.as_ref()));
+        let ns_key = self.ns_key(side, component, key, now.as_deref().or(before.as_deref()));
         self.check_counters(side, &ns_key);
         self.check_live(side, &ns_key);
         if let Some(lost) = lost.filter(|_| side == self.protected && !self.terms.swap) {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost_reflect::Value;
+use prost_reflect::{DynamicMessage, Value};
 use stackferry::{
     model::secret::is_secret_path,
     rehearsal::{Settings, Tts, load, store::Store},
@@ -24,19 +24,30 @@ use super::{
 };
 
 /// The secrets in a message.
-pub fn collect(value: &Value, name: &str, is_secret: bool, out: &mut Vec<Secret>) {
+pub fn collect(message: &DynamicMessage, name: &str, out: &mut Vec<Secret>) {
+    within(message, &mut name.to_owned(), false, out);
+}
+
+/// `name` is lent: it is put together for every field of every stored change, and kept for few.
+fn within(message: &DynamicMessage, name: &mut String, is_secret: bool, out: &mut Vec<Secret>) {
+    for (field, value) in message.fields() {
+        // The label names a key encryption key; it is shown on purpose.
+        let is_secret = (is_secret || is_secret_path(field.name())) && field.name() != "kek_label";
+        let parent = name.len();
+        name.push('.');
+        name.push_str(field.name());
+        in_value(value, name, is_secret, out);
+        name.truncate(parent);
+    }
+}
+
+fn in_value(value: &Value, name: &mut String, is_secret: bool, out: &mut Vec<Secret>) {
     match value {
-        Value::Message(message) => {
-            for (field, value) in message.fields() {
-                // The label names a key encryption key; it is shown on purpose.
-                let is_secret = (is_secret || is_secret_path(field.name())) && field.name() != "kek_label";
-                collect(value, &format!("{name}.{}", field.name()), is_secret, out);
-            }
-        }
-        Value::List(items) => items.iter().for_each(|item| collect(item, name, is_secret, out)),
-        Value::Map(items) => items.values().for_each(|item| collect(item, name, is_secret, out)),
-        Value::Bytes(bytes) if is_secret => out.push(Secret::new(name, bytes.to_vec())),
-        Value::String(text) if is_secret => out.push(Secret::new(name, text.as_bytes())),
+        Value::Message(message) => within(message, name, is_secret, out),
+        Value::List(items) => items.iter().for_each(|item| in_value(item, name, is_secret, out)),
+        Value::Map(items) => items.values().for_each(|item| in_value(item, name, is_secret, out)),
+        Value::Bytes(bytes) if is_secret => out.push(Secret::new(name.as_str(), bytes.to_vec())),
+        Value::String(text) if is_secret => out.push(Secret::new(name.as_str(), text.as_bytes())),
         _ => {}
     }
 }
@@ -59,12 +70,7 @@ static FIXTURE: LazyLock<(HashSet<Vec<u8>>, Search)> = LazyLock::new(|| {
     let mut secrets = Vec::new();
     for (table, entries) in tts.store().tables() {
         for (key, message) in entries {
-            collect(
-                &Value::Message(message.clone()),
-                &format!("fixture {table:?} {key}"),
-                false,
-                &mut secrets,
-            );
+            collect(message, &format!("fixture {table:?} {key}"), &mut secrets);
         }
     }
     secrets.extend(of_fixture_files());
@@ -164,12 +170,7 @@ impl Canaries {
         for (table, entries) in store.tables() {
             for (key, message) in entries {
                 let mut secrets = Vec::new();
-                collect(
-                    &Value::Message(message.clone()),
-                    &format!("{side} {table:?} {key}"),
-                    false,
-                    &mut secrets,
-                );
+                collect(message, &format!("{side} {table:?} {key}"), &mut secrets);
                 self.add(secrets);
             }
         }
@@ -179,7 +180,7 @@ impl Canaries {
                 return;
             };
             let (mut secrets, name) = (Vec::new(), format!("{side} {:?} {}", change.table, change.key));
-            collect(&Value::Message(now.clone()), &name, false, &mut secrets);
+            collect(now, &name, &mut secrets);
             canaries.add(secrets);
         });
     }

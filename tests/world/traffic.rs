@@ -1,6 +1,6 @@
 //! A fleet on the air: devices that join, send and are sent to whenever they are stirred.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use stackferry::{
     model::device::{Component, Record, Records},
@@ -15,17 +15,18 @@ use stackferry::{
 
 use super::{APP, OTHER_APP, Ran, World, dev};
 
-/// A deployment as a network on the air.
-struct OnAir(Arc<Tts>);
+/// A deployment as a network on the air. It is not kept alive by that: its hooks hold the air.
+struct OnAir(Weak<Tts>);
 
 impl Network for OnAir {
     fn facts(&self) -> NetworkFacts {
-        let settings = self.0.settings();
+        let tts = self.0.upgrade().expect("the world lives as long as its air");
+        let settings = tts.settings();
         NetworkFacts { net_id: settings.net_id, dev_addr_prefixes: settings.dev_addr_prefixes.clone() }
     }
 
     fn with_store(&self, work: &mut dyn FnMut(&mut Store)) {
-        work(&mut self.0.store());
+        work(&mut self.0.upgrade().expect("the world lives as long as its air").store());
     }
 }
 
@@ -48,7 +49,7 @@ impl Field {
     pub fn of(world: &World, numbers: &[usize], seed: u64, networks: &[(&'static str, &Arc<Tts>)]) -> Self {
         let mut ether = Ether::default();
         for (name, tts) in networks {
-            ether.add(name, Arc::new(OnAir(Arc::clone(tts))));
+            ether.add(name, Arc::new(OnAir(Arc::downgrade(tts))));
         }
         let devices = numbers.iter().map(|n| simulated(world, *n)).collect();
         let networks = networks.iter().map(|(name, _)| *name).collect();
@@ -86,27 +87,6 @@ impl Field {
             // Sent to the address that the device had before its last join: it does not listen there any more.
             Err(EtherError::Refused { why: Refused::NotForUs, .. }) if matches!(what, 1 | 2) => {}
             Err(error) => wrong.push(format!("{:?}: action {what}: {error}", device.identity().dev_eui)),
-        }
-    }
-
-    /// Every device sends; one that nobody answers joins, and sends again: what waits for a device can go on.
-    pub fn settle(&mut self) {
-        let Self { ether, devices, wrong, .. } = self;
-        for device in devices.iter_mut().filter(|device| !device.is_multicast()) {
-            let mut send = |device: &mut SimDevice| match ether.uplink(device, 1, b"up", true) {
-                Ok(answer) => answer.answered_by.is_some(),
-                Err(EtherError::Device(_)) => false,
-                Err(error) => {
-                    wrong.push(format!("{:?}: {error}", device.identity().dev_eui));
-                    true
-                }
-            };
-            if !send(device) && device.joins() {
-                match ether.join(device) {
-                    Ok(_) => drop(send(device)),
-                    Err(error) => wrong.push(format!("{:?} joins: {error}", device.identity().dev_eui)),
-                }
-            }
         }
     }
 }

@@ -7,7 +7,7 @@ use prost_reflect::{DynamicMessage, Value};
 use super::{
     Dropped, Heard, Uplink, downlink,
     fields::{
-        counter, data_message, fresh_mac_state, key, list, push_uplink, put, record, seen, set_bytes,
+        counter, data_message, fresh_mac_state, key, length, push_uplink, put, record, seen, set_bytes,
         set_counter, set_key, set_list, stamp, version,
     },
     join,
@@ -94,7 +94,7 @@ fn current(ns: &DynamicMessage, frame: &DataFrame, mic: [u8; 4]) -> Result<(Fit,
         };
     }
     // The first uplink of a session has FCntUp 0, and 0 is also what is stored before it.
-    let heard = list(ns, "mac_state.recent_uplinks").len();
+    let heard = length(ns, "mac_state.recent_uplinks");
     let first = last == 0 && heard == usize::from(path::flag(ns, "supports_join"));
     if frame.f_cnt == last && !first {
         return Err("FCntUp was seen before");

@@ -61,6 +61,16 @@ pub fn list(message: &DynamicMessage, at: &str) -> Vec<DynamicMessage> {
     items.filter_map(|v| v.as_message().cloned()).collect()
 }
 
+/// How many are in a list, without a copy of it.
+pub fn length(message: &DynamicMessage, at: &str) -> usize {
+    path::get(message, at).and_then(|value| value.as_list().map(<[Value]>::len)).unwrap_or(0)
+}
+
+/// The last of a list, without a copy of the others.
+pub fn last(message: &DynamicMessage, at: &str) -> Option<DynamicMessage> {
+    path::get(message, at)?.as_list()?.last()?.as_message().cloned()
+}
+
 pub fn set_list(message: &mut DynamicMessage, at: &str, items: Vec<DynamicMessage>) {
     if items.is_empty() {
         path::clear(message, at);

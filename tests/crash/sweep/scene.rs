@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use stackferry::rehearsal::auditor::{Auditor, Promise, Side, prove_alive};
+use stackferry::rehearsal::{
+    air::{Answer, EtherError},
+    auditor::{Auditor, Promise, Side, prove_alive},
+};
 
 use super::{
     cases::{Case, Stage},
@@ -229,7 +232,7 @@ impl Scene {
     fn settle(&self) {
         self.stir(10);
         if let Some(field) = &self.field {
-            lock(field).settle();
+            settle(&mut lock(field));
         }
     }
 
@@ -277,6 +280,25 @@ impl Scene {
             .filter(|breach| breach.promise != Promise::S1 || Some(&breach.device) != excepted.as_ref());
         let breaches: Vec<_> = breaches.map(ToString::to_string).collect();
         if breaches.is_empty() { Ok(()) } else { Err(breaches.join("; ")) }
+    }
+}
+
+/// Every device sends; one that nobody answers joins, and sends again: what waits for a device can go on.
+fn settle(field: &mut Field) {
+    let Field { ether, devices, wrong, .. } = field;
+    for device in devices.iter_mut().filter(|device| !device.is_multicast()) {
+        let answered = |answer: Result<Answer, EtherError>| match answer {
+            Ok(answer) => Ok(answer.answered_by.is_some()),
+            Err(EtherError::Device(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let mut sent = answered(ether.uplink(device, 1, b"up", true));
+        if matches!(sent, Ok(false)) && device.joins() {
+            sent = ether.join(device).and_then(|_| answered(ether.uplink(device, 1, b"up", true)));
+        }
+        if let Err(error) = sent {
+            wrong.push(format!("{:?}: {error}", device.identity().dev_eui));
+        }
     }
 }
 
