@@ -134,7 +134,8 @@ impl Auditor {
                 && application.as_ref().is_none_or(|prefix| key.starts_with(prefix.as_str()))
         };
         for component in [Component::Is, Component::Js, Component::As, Component::Ns] {
-            for (key, record) in store.iter(Table::of(component)).filter(|(key, _)| ours(key)) {
+            let records = store.tables().get(&Table::of(component)).into_iter().flatten();
+            for (key, record) in records.filter(|(key, _)| ours(key)) {
                 self.state().note(side, component, key, Some(record));
             }
         }
@@ -146,6 +147,18 @@ impl Auditor {
                 auditor.state().note(side, component, change.key, now);
             }
         });
+    }
+
+    /// All that it has seen so far, to come back to with [`Auditor::restore`]: it watches nothing.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
+    }
+
+    /// Forgets everything that was seen since `copy` was made.
+    pub fn restore(&self, copy: &Self) {
+        let state = copy.state().clone();
+        *self.state() = state;
     }
 
     /// From now on S1 protects this side: a rollback clears the target, and only once the source holds everything.
@@ -170,6 +183,7 @@ impl Auditor {
     }
 }
 
+#[derive(Clone)]
 struct State {
     terms: Terms,
     protected: Side,
@@ -181,7 +195,7 @@ struct State {
 }
 
 /// The records of one side by component and key.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct SideState {
     now: BTreeMap<(Component, String), Arc<Kept>>,
     /// The last that was held before something was taken away.
@@ -195,7 +209,7 @@ struct SideState {
 }
 
 struct Kept {
-    message: DynamicMessage,
+    message: Arc<DynamicMessage>,
     facts: RecordFacts,
 }
 
@@ -273,13 +287,15 @@ impl State {
         &mut self.sides[usize::from(side == Side::Target)]
     }
 
-    fn note(&mut self, side: Side, component: Component, key: &str, now: Option<&DynamicMessage>) {
+    fn note(&mut self, side: Side, component: Component, key: &str, now: Option<&Arc<DynamicMessage>>) {
         let place = (component, key.to_owned());
-        let now =
-            now.map(|message| Arc::new(Kept { message: message.clone(), facts: RecordFacts::read(message) }));
+        let now = now.map(|message| {
+            Arc::new(Kept { message: Arc::clone(message), facts: RecordFacts::read(message) })
+        });
         let before = self.side(side).now.get(&place).cloned();
-        let lost =
-            before.as_ref().and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| &n.message)));
+        let lost = before
+            .as_ref()
+            .and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| n.message.as_ref())));
         if let (Some(before), None) = (&before, &now) {
             self.floors.forget(side, &before.facts);
         }

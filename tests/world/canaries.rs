@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     hash::{BuildHasher as _, RandomState},
     os::unix::fs::PermissionsExt as _,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value};
 use stackferry::{
     model::secret::is_secret_path,
     rehearsal::{Settings, Tts, load, store::Store},
@@ -28,17 +28,44 @@ pub fn collect(message: &DynamicMessage, name: &str, out: &mut Vec<Secret>) {
     within(message, &mut name.to_owned(), false, out);
 }
 
-/// `name` is lent: it is put together for every field of every stored change, and kept for few.
+/// `name` is lent: it is put together for every stored change, and kept for few. Fields below which there can be no secret
+/// are left out.
 fn within(message: &DynamicMessage, name: &mut String, is_secret: bool, out: &mut Vec<Secret>) {
-    for (field, value) in message.fields() {
-        // The label names a key encryption key; it is shown on purpose.
-        let is_secret = (is_secret || is_secret_path(field.name())) && field.name() != "kek_label";
-        let parent = name.len();
-        name.push('.');
-        name.push_str(field.name());
-        in_value(value, name, is_secret, out);
-        name.truncate(parent);
+    for (field, field_is_secret) in &*may_hold(&message.descriptor(), is_secret) {
+        if message.has_field(field) {
+            let parent = name.len();
+            name.push('.');
+            name.push_str(field.name());
+            in_value(&message.get_field(field), name, *field_is_secret, out);
+            name.truncate(parent);
+        }
     }
+}
+
+type Fields = Arc<Vec<(FieldDescriptor, bool)>>;
+
+/// The fields of a message that are, or may hold, secrets, and whether all below them is secret.
+fn may_hold(message: &MessageDescriptor, is_secret: bool) -> Fields {
+    static KNOWN: LazyLock<Mutex<HashMap<(String, bool), Fields>>> = LazyLock::new(Mutex::default);
+    let key = (message.full_name().to_owned(), is_secret);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let fields = known.entry(key).or_insert_with(|| {
+        // The label names a key encryption key; it is shown on purpose.
+        let secret = |field: &FieldDescriptor| {
+            (is_secret || is_secret_path(field.name())) && field.name() != "kek_label"
+        };
+        let fields = message.fields().map(|field| (secret(&field), field));
+        let fields = fields.filter(|(secret, field)| *secret || has_secrets(field, &mut HashSet::new()));
+        Arc::new(fields.map(|(secret, field)| (field, secret)).collect())
+    });
+    Arc::clone(fields)
+}
+
+/// True when a field somewhere below this one is secret.
+fn has_secrets(field: &FieldDescriptor, seen: &mut HashSet<String>) -> bool {
+    let Kind::Message(message) = field.kind() else { return false };
+    seen.insert(message.full_name().to_owned())
+        && message.fields().any(|field| is_secret_path(field.name()) || has_secrets(&field, seen))
 }
 
 fn in_value(value: &Value, name: &mut String, is_secret: bool, out: &mut Vec<Secret>) {

@@ -36,7 +36,7 @@ pub struct Field {
     networks: Vec<&'static str>,
     pub devices: Vec<SimDevice>,
     pub wrong: Vec<String>,
-    seed: u64,
+    pub seed: u64,
 }
 
 impl Field {

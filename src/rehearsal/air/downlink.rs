@@ -22,7 +22,7 @@ use crate::{
     proto,
     rehearsal::{
         lorawan::{DataFrame, MacVersion, REKEY},
-        store::{Store, device_key},
+        store::{Store, Table, device_key},
     },
 };
 
@@ -180,6 +180,18 @@ fn window_is_open(ns: &DynamicMessage, now: Timestamp) -> bool {
 
 /// One downlink to a device, when it may be sent to, has a session, and something is to be sent.
 fn send(store: &mut Store, now: Timestamp, device: &str) -> Result<Option<Vec<u8>>, Dropped> {
+    let nothing_to_send = |ns: &DynamicMessage| {
+        let state = path::get(ns, "mac_state");
+        let state = state.as_ref().and_then(|state| state.as_message());
+        length(ns, "session.queued_application_downlinks") == 0
+            && state.is_some_and(|state| {
+                let class_a = window_is_open(ns, now);
+                acknowledged(state, class_a).is_none() && !(class_a && length(state, "queued_responses") > 0)
+            })
+    };
+    if store.get(Table::Ns, device).is_none_or(nothing_to_send) {
+        return Ok(None);
+    }
     let Some(mut ns) = record(store, Component::Ns, device) else { return Ok(None) };
     let (Some(mut state), true, true) =
         (path::child(&ns, "mac_state"), may_send(&ns), path::has(&ns, "session"))

@@ -6,10 +6,12 @@ use std::{
 };
 
 use super::{
+    Scope,
     cases::Case,
     outcome::{self, Stored},
     point::{Moment, Point},
     scene::{Air, Played, play},
+    stand::Stand,
     tally::Tally,
 };
 
@@ -99,7 +101,7 @@ pub struct Lane<'a> {
 }
 
 /// A lane is over after so many runs that were over before their point came: under traffic not all runs are equally long.
-const OVER: usize = 4;
+const OVER: usize = 3;
 
 impl<'a> Lane<'a> {
     pub fn new(case: &'a Case, reference: &'a Reference, sort: Sort, step: usize, seed: u64) -> Self {
@@ -113,24 +115,26 @@ impl<'a> Lane<'a> {
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
+                    let mut player = Player::default();
                     while self.untouched.load(SeqCst) < OVER && !tally.is_enough() {
-                        self.point(self.next.fetch_add(self.step, SeqCst), tally);
+                        self.point(self.next.fetch_add(self.step, SeqCst), &mut player, tally);
                     }
                 });
             }
         });
     }
 
-    fn point(&self, n: usize, tally: &Tally) {
+    fn point(&self, n: usize, player: &mut Player, tally: &Tally) {
+        let mut check = |point, air| player.check(self.case, self.reference, point, air, tally);
         let traffic = Air::Traffic(self.seed + n as u64);
         let call = |moment, n| Point::Call(moment, n);
         let killed = match self.sort {
-            Sort::Journal => self.check(Point::Write(n), traffic, tally).is_none_or(|played| played.killed),
+            Sort::Journal => check(Point::Write(n), traffic).is_none_or(|played| played.killed),
             Sort::Calls => {
-                let before = self.check(call(Moment::Before, n), traffic, tally);
+                let before = check(call(Moment::Before, n), traffic);
                 if before.as_ref().is_some_and(|played| played.is_write) {
-                    self.check(call(Moment::Applied, n), traffic, tally);
-                    self.check(call(Moment::Replied, n), traffic, tally);
+                    check(call(Moment::Applied, n), traffic);
+                    check(call(Moment::Replied, n), traffic);
                 }
                 before.is_none_or(|played| played.killed)
             }
@@ -138,7 +142,7 @@ impl<'a> Lane<'a> {
                 Some(&n) => {
                     let moments = [Moment::Before, Moment::Applied, Moment::Replied];
                     for moment in moments {
-                        self.check(call(moment, n), Air::Quiet, tally);
+                        check(call(moment, n), Air::Quiet);
                     }
                     true
                 }
@@ -147,27 +151,67 @@ impl<'a> Lane<'a> {
         };
         self.untouched.fetch_add(usize::from(!killed), SeqCst);
     }
-
-    fn check(&self, point: Point, air: Air, tally: &Tally) -> Option<Played> {
-        check(self.case, self.reference, point, air, tally)
-    }
 }
 
-/// Plays one point, and holds its end against the reference.
-fn check(case: &Case, reference: &Reference, point: Point, air: Air, tally: &Tally) -> Option<Played> {
-    let played = play(case, point, air, false).and_then(|played| {
-        same(reference.of(air), &played.stored, "the end is another than without a kill")?;
-        Ok(played)
-    });
-    match played {
-        Ok(played) => {
-            tally.good(point, air, &played);
-            Some(played)
+/// Plays points one after the other.
+#[derive(Default)]
+struct Player {
+    /// Where the case stands that it plays, unless it is swept from the beginning.
+    stand: Option<Stand>,
+}
+
+impl Player {
+    /// Plays one point, and holds its end against the reference.
+    fn check(
+        &mut self,
+        case: &Case,
+        reference: &Reference,
+        point: Point,
+        air: Air,
+        tally: &Tally,
+    ) -> Option<Played> {
+        let (air, played) = match self.play(case, point, air) {
+            Ok((air, played)) => (air, Ok(played)),
+            Err((air, why)) => (air, Err(why)),
+        };
+        let played = played.and_then(|played| {
+            same(reference.of(air), &played.stored, "the end is another than without a kill")?;
+            Ok(played)
+        });
+        match played {
+            Ok(played) => {
+                tally.good(point, air, &played);
+                Some(played)
+            }
+            Err(why) => {
+                // What comes after a violation begins anew.
+                self.stand = None;
+                tally.violation(case, point, air, &why);
+                None
+            }
         }
-        Err(why) => {
-            tally.violation(case, point, air, &why);
-            None
+    }
+
+    fn play(&mut self, case: &Case, point: Point, air: Air) -> Result<(Air, Played), (Air, String)> {
+        let from_there =
+            Scope::chosen() != Scope::Exhaustive && case.stages().iter().any(|stage| !stage.swept);
+        let first = match air {
+            Air::After(_, first) => Air::Traffic(first),
+            air => air,
+        };
+        if !(from_there || air != first) {
+            return play(case, point, air, false).map(|played| (air, played)).map_err(|why| (air, why));
         }
+        let stand = match self.stand.take() {
+            Some(stand) => stand,
+            None => Stand::new(case, first).map_err(|why| (first, why))?,
+        };
+        let stand = self.stand.insert(stand);
+        let air = match air {
+            Air::Traffic(seed) => stand.air(seed),
+            air => air,
+        };
+        stand.play(case, point, air).map(|played| (air, played)).map_err(|why| (air, why))
     }
 }
 
@@ -197,14 +241,15 @@ fn sample(case: &Case, seed: u64, tally: &Tally) {
         Ok(reference) => reference,
         Err(why) => return tally.violation(case, Point::Nowhere, Air::Traffic(seed), &why),
     };
-    let mut random = Random(seed);
+    let (mut random, mut player) = (Random(seed), Player::default());
     for _ in 0..SAMPLES.0 {
         let moment = [Moment::Before, Moment::Applied, Moment::Replied][random.below(3)];
         let point = Point::Call(moment, 1 + random.below(reference.calls));
-        check(case, &reference, point, Air::Traffic(seed), tally);
+        player.check(case, &reference, point, Air::Traffic(seed), tally);
     }
     for _ in 0..SAMPLES.1 {
-        check(case, &reference, Point::Write(1 + random.below(reference.writes)), Air::Traffic(seed), tally);
+        let point = Point::Write(1 + random.below(reference.writes));
+        player.check(case, &reference, point, Air::Traffic(seed), tally);
     }
 }
 
@@ -228,9 +273,9 @@ pub fn only(text: &str, tally: &Tally) {
     let case = Case::named(case).unwrap_or_else(|| panic!("no case is named {case}"));
     let point: Point = point.parse().unwrap_or_else(|why| panic!("{why}"));
     let air: Air = air.parse().unwrap_or_else(|why| panic!("{why}"));
-    let seed = if let Air::Traffic(seed) = air { seed } else { 1 };
+    let seed = if let Air::Traffic(seed) | Air::After(seed, _) = air { seed } else { 1 };
     match Reference::new(&case, seed) {
-        Ok(reference) => drop(check(&case, &reference, point, air, tally)),
+        Ok(reference) => drop(Player::default().check(&case, &reference, point, air, tally)),
         Err(why) => tally.violation(&case, Point::Nowhere, air, &why),
     }
 }

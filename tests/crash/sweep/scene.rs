@@ -13,6 +13,7 @@ use stackferry::rehearsal::{
 };
 
 use super::{
+    Scope,
     cases::{Case, Stage},
     kill::Killer,
     outcome::{self, Stored},
@@ -36,6 +37,8 @@ pub enum Air {
     Quiet,
     /// The devices join, send and are sent to between any two calls, by this seed.
     Traffic(u64),
+    /// The same from where the sweep begins; before that by the second seed.
+    After(u64, u64),
 }
 
 impl fmt::Display for Air {
@@ -43,6 +46,7 @@ impl fmt::Display for Air {
         match self {
             Self::Quiet => f.write_str("quiet"),
             Self::Traffic(seed) => write!(f, "traffic-{seed}"),
+            Self::After(seed, first) => write!(f, "traffic-{seed}-after-{first}"),
         }
     }
 }
@@ -51,9 +55,16 @@ impl FromStr for Air {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let seed = text.strip_prefix("traffic-").and_then(|seed| seed.parse().ok());
-        let quiet = (text == "quiet").then_some(Self::Quiet);
-        seed.map(Self::Traffic).or(quiet).ok_or_else(|| format!("`{text}` is no air: quiet or traffic-12"))
+        let wrong = || format!("`{text}` is no air: quiet, traffic-12 or traffic-12-after-3");
+        let number = |seed: &str| seed.parse().map_err(|_| wrong());
+        match (text.strip_prefix("traffic-"), text) {
+            (Some(seeds), _) => match seeds.split_once("-after-") {
+                Some((seed, first)) => Ok(Self::After(number(seed)?, number(first)?)),
+                None => number(seeds).map(Self::Traffic),
+            },
+            (None, "quiet") => Ok(Self::Quiet),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -66,7 +77,7 @@ pub struct Played {
     pub is_write: bool,
     /// Starts after the kill until the killed command ended with 0.
     pub restarts: usize,
-    /// Of each call to either server, whether it may change something.
+    /// Of each call that counts, whether it may change something.
     pub calls: Vec<bool>,
     /// Changes of files of the journal, when they were counted.
     pub writes: Vec<String>,
@@ -79,41 +90,23 @@ pub struct Played {
 /// Everything of one run.
 pub struct Scene {
     pub world: World,
-    killer: Arc<Killer>,
+    pub(super) killer: Arc<Killer>,
     target: &'static str,
-    point: Point,
+    pub(super) point: Point,
     counted: bool,
-    field: Option<Arc<Mutex<Field>>>,
-    auditor: Option<Auditor>,
-    writes: Vec<String>,
-    killed: bool,
-    restarts: usize,
+    pub(super) field: Option<Arc<Mutex<Field>>>,
+    pub(super) auditor: Option<Auditor>,
+    pub(super) writes: Vec<String>,
+    pub(super) killed: bool,
+    pub(super) restarts: usize,
 }
 
 /// Plays `case`. An error is a violation, in words. `counted`: the changes of the journal are counted.
 pub fn play(case: &Case, point: Point, air: Air, counted: bool) -> Result<Played, String> {
     let mut scene = Scene::new(case, point, air, counted);
     let before = outcome::settled(&scene.world);
-    for stage in case.stages() {
-        scene.stage(&stage)?;
-    }
-    if let (Air::Quiet, Some(last)) = (air, case.stages().last()) {
-        scene.again_writes_nothing(last)?;
-    }
-    let stored = match air {
-        Air::Quiet => outcome::whole(&scene.world),
-        Air::Traffic(_) => outcome::settled(&scene.world),
-    };
-    scene.judge(case)?;
-    Ok(Played {
-        killed: scene.killed,
-        is_write: scene.killer.chosen().is_some_and(|call| call.is_write),
-        restarts: scene.restarts,
-        calls: scene.killer.calls(),
-        writes: scene.writes,
-        before,
-        stored,
-    })
+    scene.stages(&case.stages())?;
+    scene.end(case, air, before)
 }
 
 impl Scene {
@@ -125,14 +118,14 @@ impl Scene {
         };
         let (world, on_air) = match air {
             Air::Quiet => (world, None),
-            Air::Traffic(seed) => {
+            Air::Traffic(seed) | Air::After(_, seed) => {
                 let Watched { world, field, auditor } = watched(world, seed);
                 (world, Some((field, auditor)))
             }
         };
         let (field, auditor) = on_air.unzip();
         // After the traffic, so that a kill comes right before or after its call.
-        let killer = Killer::new(&world, point);
+        let killer = Killer::new(&world, point, Scope::chosen().counts_every_call());
         Self {
             world,
             killer,
@@ -145,6 +138,32 @@ impl Scene {
             killed: false,
             restarts: 0,
         }
+    }
+
+    /// One stage after the other.
+    pub fn stages(&mut self, stages: &[Stage]) -> Result<(), String> {
+        stages.iter().try_for_each(|stage| self.stage(stage))
+    }
+
+    /// The verdict, and what there is in the end. `before`: what there was in the beginning.
+    pub fn end(&mut self, case: &Case, air: Air, before: Stored) -> Result<Played, String> {
+        if let (Air::Quiet, Some(last)) = (air, case.stages().last()) {
+            self.again_writes_nothing(last)?;
+        }
+        let stored = match air {
+            Air::Quiet => outcome::whole(&self.world),
+            _ => outcome::settled(&self.world),
+        };
+        self.judge(case)?;
+        Ok(Played {
+            killed: self.killed,
+            is_write: self.killer.chosen().is_some_and(|call| call.is_write),
+            restarts: self.restarts,
+            calls: self.killer.calls(),
+            writes: std::mem::take(&mut self.writes),
+            before,
+            stored,
+        })
     }
 
     /// The command of a stage, until it is over.
@@ -321,6 +340,6 @@ fn a_run_on_hold_is_over_once_every_device_is_begun() {
     assert!(is_over("  + 3 devices moved", false));
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    Scope,
     cases::Case,
     point::{Moment, Point},
     scene::{Air, Played},
@@ -68,8 +69,9 @@ impl Tally {
     /// A run that did not.
     pub fn violation(&self, case: &Case, point: Point, air: Air, why: &str) {
         let name = format!("{}:{point}:{air}", case.name());
+        let scope = Scope::chosen();
         let text = format!(
-            "{name}: {why}\n  again: STACKFERRY_SWEEP_ONLY={name} cargo test --release --test crash sweep -- --nocapture"
+            "{name}: {why}\n  again: STACKFERRY_SWEEP={scope} STACKFERRY_SWEEP_ONLY={name} cargo test --release --test crash sweep -- --nocapture"
         );
         println!("VIOLATION {text}");
         self.counts().violations.push(text);
