@@ -16,17 +16,28 @@ use stackferry::{
 use super::{APP, OTHER_APP, Ran, World, dev};
 
 /// A deployment as a network on the air. It is not kept alive by that: its hooks hold the air.
-struct OnAir(Weak<Tts>);
+struct OnAir {
+    facts: NetworkFacts,
+    tts: Weak<Tts>,
+}
+
+impl OnAir {
+    fn new(tts: &Arc<Tts>) -> Self {
+        let settings = tts.settings();
+        let dev_addr_prefixes = settings.dev_addr_prefixes.clone();
+        Self { facts: NetworkFacts { net_id: settings.net_id, dev_addr_prefixes }, tts: Arc::downgrade(tts) }
+    }
+}
 
 impl Network for OnAir {
     fn facts(&self) -> NetworkFacts {
-        let tts = self.0.upgrade().expect("the world lives as long as its air");
-        let settings = tts.settings();
-        NetworkFacts { net_id: settings.net_id, dev_addr_prefixes: settings.dev_addr_prefixes.clone() }
+        self.facts.clone()
     }
 
     fn with_store(&self, work: &mut dyn FnMut(&mut Store)) {
-        work(&mut self.0.upgrade().expect("the world lives as long as its air").store());
+        if let Some(tts) = self.tts.upgrade() {
+            work(&mut tts.store());
+        }
     }
 }
 
@@ -49,7 +60,7 @@ impl Field {
     pub fn of(world: &World, numbers: &[usize], seed: u64, networks: &[(&'static str, &Arc<Tts>)]) -> Self {
         let mut ether = Ether::default();
         for (name, tts) in networks {
-            ether.add(name, Arc::new(OnAir(Arc::downgrade(tts))));
+            ether.add(name, Arc::new(OnAir::new(tts)));
         }
         let devices = numbers.iter().map(|n| simulated(world, *n)).collect();
         let networks = networks.iter().map(|(name, _)| *name).collect();

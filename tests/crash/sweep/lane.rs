@@ -45,7 +45,7 @@ impl Reference {
         same(&quiet.stored, &again.stored, "two runs without a kill")?;
         same(&one.stored, &other.stored, "two runs without a kill under traffic")?;
         if case.goes_back() {
-            let at_the_source = |stored| outcome::at_the_source(stored, case.target());
+            let at_the_source = |stored| outcome::at_the_source(stored, case.target(), case.is_lost());
             same(&at_the_source(&one.before), &at_the_source(&one.stored), "a rollback")?;
         }
         for kind in
@@ -101,7 +101,7 @@ pub struct Lane<'a> {
 }
 
 /// A lane is over after so many runs that were over before their point came: under traffic not all runs are equally long.
-const OVER: usize = 3;
+const OVER: usize = 2;
 
 impl<'a> Lane<'a> {
     pub fn new(case: &'a Case, reference: &'a Reference, sort: Sort, step: usize, seed: u64) -> Self {
@@ -126,7 +126,7 @@ impl<'a> Lane<'a> {
 
     fn point(&self, n: usize, player: &mut Player, tally: &Tally) {
         let mut check = |point, air| player.check(self.case, self.reference, point, air, tally);
-        let traffic = Air::Traffic(self.seed + n as u64);
+        let traffic = traffic(self.case, self.seed + n as u64, self.seed);
         let call = |moment, n| Point::Call(moment, n);
         let killed = match self.sort {
             Sort::Journal => check(Point::Write(n), traffic).is_none_or(|played| played.killed),
@@ -170,11 +170,7 @@ impl Player {
         air: Air,
         tally: &Tally,
     ) -> Option<Played> {
-        let (air, played) = match self.play(case, point, air) {
-            Ok((air, played)) => (air, Ok(played)),
-            Err((air, why)) => (air, Err(why)),
-        };
-        let played = played.and_then(|played| {
+        let played = self.play(case, point, air).and_then(|played| {
             same(reference.of(air), &played.stored, "the end is another than without a kill")?;
             Ok(played)
         });
@@ -192,27 +188,28 @@ impl Player {
         }
     }
 
-    fn play(&mut self, case: &Case, point: Point, air: Air) -> Result<(Air, Played), (Air, String)> {
-        let from_there =
-            Scope::chosen() != Scope::Exhaustive && case.stages().iter().any(|stage| !stage.swept);
+    fn play(&mut self, case: &Case, point: Point, air: Air) -> Result<Played, String> {
         let first = match air {
             Air::After(_, first) => Air::Traffic(first),
-            air => air,
+            Air::Quiet if stands(case) => Air::Quiet,
+            _ => return play(case, point, air, false),
         };
-        if !(from_there || air != first) {
-            return play(case, point, air, false).map(|played| (air, played)).map_err(|why| (air, why));
-        }
         let stand = match self.stand.take() {
             Some(stand) => stand,
-            None => Stand::new(case, first).map_err(|why| (first, why))?,
+            None => Stand::new(case, first)?,
         };
-        let stand = self.stand.insert(stand);
-        let air = match air {
-            Air::Traffic(seed) => stand.air(seed),
-            air => air,
-        };
-        stand.play(case, point, air).map(|played| (air, played)).map_err(|why| (air, why))
+        self.stand.insert(stand).play(case, point, air)
     }
+}
+
+/// True when a case is not played from its beginning for every point.
+fn stands(case: &Case) -> bool {
+    Scope::chosen() != Scope::Exhaustive && case.stages().iter().any(|stage| !stage.swept)
+}
+
+/// The air of a point: by `seed`, and by `first` in what comes before the sweep.
+fn traffic(case: &Case, seed: u64, first: u64) -> Air {
+    if stands(case) { Air::After(seed, first) } else { Air::Traffic(seed) }
 }
 
 /// Points of one seed: calls, and changes of the journal.
@@ -245,11 +242,11 @@ fn sample(case: &Case, seed: u64, tally: &Tally) {
     for _ in 0..SAMPLES.0 {
         let moment = [Moment::Before, Moment::Applied, Moment::Replied][random.below(3)];
         let point = Point::Call(moment, 1 + random.below(reference.calls));
-        player.check(case, &reference, point, Air::Traffic(seed), tally);
+        player.check(case, &reference, point, traffic(case, seed, seed), tally);
     }
     for _ in 0..SAMPLES.1 {
         let point = Point::Write(1 + random.below(reference.writes));
-        player.check(case, &reference, point, Air::Traffic(seed), tally);
+        player.check(case, &reference, point, traffic(case, seed, seed), tally);
     }
 }
 

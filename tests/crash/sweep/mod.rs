@@ -71,7 +71,7 @@ impl Scope {
         let (some, steps): (usize, fn(usize) -> [usize; 3]) = match self {
             Self::Quick => (4, |i| [9, 9, if i == 0 { 60 } else { 300 }]),
             // Primes, so that the steps do not fall on the same write of every transaction.
-            Self::Ci => (usize::MAX, |i| [1, 7, if i == 0 { 13 } else { 61 }]),
+            Self::Ci => (usize::MAX, |i| [1, 7, if i == 0 { 17 } else { 89 }]),
             Self::Exhaustive => (usize::MAX, |_| [1, 1, 1]),
         };
         Case::all().into_iter().take(some).enumerate().map(|(i, case)| (case, steps(i))).collect()
@@ -96,12 +96,13 @@ fn a_kill_at_any_point_ends_in_the_same_state() {
     no_core_dumps();
     crate::process::in_memory();
     let scope = Scope::chosen();
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), processor_time());
+    let cost = || processor_time().saturating_sub(before);
     let tally = Tally::default();
     let only = std::env::var("STACKFERRY_SWEEP_ONLY").ok();
     if let Some(point) = only.as_ref().filter(|only| only.contains(':')) {
         lane::only(point, &tally);
-        return tally.close(&format!("crash sweep, {point}"), begun.elapsed());
+        return tally.close(&format!("crash sweep, {point}"), begun.elapsed(), cost());
     }
     for (number, (case, steps)) in scope.cases().into_iter().enumerate() {
         if only.as_ref().is_none_or(|name| *name == case.name()) {
@@ -112,7 +113,7 @@ fn a_kill_at_any_point_ends_in_the_same_state() {
     if only.is_none() {
         lane::samples(&Case::all(), scope.seeds(), THREADS, &tally);
     }
-    tally.close(&format!("crash sweep ({scope})"), begun.elapsed());
+    tally.close(&format!("crash sweep ({scope})"), begun.elapsed(), cost());
 }
 
 /// One case with these steps: calls, calls without traffic, journal.

@@ -23,7 +23,6 @@ use super::{
 pub struct Stand {
     scene: Scene,
     swept: Vec<Stage>,
-    first_seed: Option<u64>,
     before: Stored,
     tables: Vec<Tables>,
     files: Vec<(PathBuf, Permissions, Vec<u8>)>,
@@ -40,7 +39,6 @@ impl Stand {
         scene.stages(&first)?;
         Ok(Self {
             swept,
-            first_seed: if let Air::Traffic(seed) = air { Some(seed) } else { None },
             before,
             tables: deployments(&scene.world).iter().map(|tts| tts.store().tables().clone()).collect(),
             files: journal(&scene)
@@ -54,11 +52,6 @@ impl Stand {
             auditor: scene.auditor.as_ref().map(Auditor::copy),
             scene,
         })
-    }
-
-    /// The air of a point with this seed.
-    pub fn air(&self, seed: u64) -> Air {
-        self.first_seed.map_or(Air::Quiet, |first| Air::After(seed, first))
     }
 
     /// Plays the stages that are swept, from where it stands.

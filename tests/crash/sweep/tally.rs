@@ -83,8 +83,8 @@ impl Tally {
     }
 
     /// Says what was covered, and fails on any violation.
-    pub fn close(&self, what: &str, time: Duration) {
-        println!("{what}: {self}, in {time:.0?} ({:.0?} of processor time)", super::processor_time());
+    pub fn close(&self, what: &str, time: Duration, cost: Duration) {
+        println!("{what}: {self}, in {time:.0?} ({cost:.0?} of processor time)");
         let counts = self.counts();
         assert!(
             counts.violations.is_empty(),
