@@ -177,7 +177,7 @@ fn what_somebody_registered_at_the_source_since_is_not_overwritten() {
     is_back(&world, &[1]);
 }
 
-/// The read after the write failed: the next run must know the record as its own.
+/// The read after the write failed: the record is known as our own when it is looked at again.
 #[test]
 fn what_a_rollback_restored_before_a_read_failed_is_not_somebody_elses() {
     let world = World::some(&[1]);
@@ -191,8 +191,6 @@ fn what_a_rollback_restored_before_a_read_failed_is_not_somebody_elses() {
         let next_read = call.method.ends_with("AsEndDeviceRegistry/Get") && written.swap(false, SeqCst);
         next_read.then_some(Fault::Status(Code::Unauthenticated))
     });
-    world.call("rollback", &["--yes"]).expect(3).says("could not restore the NS record at the source");
-    world.source.tts.unhook();
     world.call("rollback", &["--yes"]).expect(0).says("1 device brought back to the source");
     is_back(&world, &[1]);
 }
