@@ -219,3 +219,21 @@ pub fn deployments(world: &World) -> Vec<&Arc<Tts>> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Also when the log begins anew and no file grows.
+#[test]
+fn no_two_transactions_leave_the_same_journal() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = rusqlite::Connection::open(dir.path().join("test.journal")).expect("a database");
+    log.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n); INSERT INTO t VALUES (0)")
+        .expect("written");
+    let mut seen = std::collections::HashSet::from([journal(dir.path())]);
+    for n in 1..40 {
+        if n % 4 == 0 {
+            log.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).expect("nobody reads");
+        }
+        log.execute("UPDATE t SET n = ?1", [n]).expect("written");
+        assert!(seen.insert(journal(dir.path())), "after transaction {n}");
+        assert!(!seen.insert(journal(dir.path())), "nothing was written since");
+    }
+}
