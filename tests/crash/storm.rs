@@ -35,7 +35,7 @@ use crate::{
 /// Histories without an environment variable: what a few minutes hold, and what is bearable in a debug build.
 const HISTORIES: u64 = if cfg!(debug_assertions) { 4 } else { 120 };
 /// They mostly wait, so more of them than processors live at once.
-const AT_ONCE: usize = if cfg!(debug_assertions) { 4 } else { 24 };
+const AT_ONCE: usize = if cfg!(debug_assertions) { 4 } else { 32 };
 /// So often is the command executed in calm weather, with traffic between: what waits for a device ends by then.
 const CALM_RUNS: usize = 30;
 const TABLES: [Table; 4] = [Table::Is, Table::Js, Table::As, Table::Ns];
