@@ -216,16 +216,20 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let write = self.back_write(component).await?;
         // A record that was there when the target was read, or that an interrupted attempt has made.
         let mut ours = self.log.state().is_open(step) || !self.log.state().has(Step::Clear(component));
-        self.intent(step).await?;
         for attempt in 0..ATTEMPTS {
-            let done = match self.source_record(component).await? {
-                None => self.ctx.source.recreate(&self.name.device, component, &write).await,
+            // The intent says that what is found there may be ours: not before somebody else's was ruled out.
+            let done = match self.source_record(component).await.map_err(|t| unsure(t, attempt > 0))? {
+                None => {
+                    self.intent(step).await?;
+                    self.ctx.source.recreate(&self.name.device, component, &write).await
+                }
                 Some(now) => {
                     let other = compare::settings_that_differ(component, &write, &now.0);
                     if !other.is_empty() || !ours {
                         let text = "somebody has registered it at the source anew";
                         return Err(Trouble::Block(changed(text, component).paths(other)));
                     }
+                    self.intent(step).await?;
                     let Some(lacks) = lacking(component, &write, &now, attempt > 0) else {
                         return self.done(step, Ok(())).await;
                     };
@@ -397,4 +401,14 @@ fn outcome(trouble: Trouble) -> Result<Outcome, LogError> {
         Trouble::Wait(what) => Outcome::Waiting(what),
         Trouble::Fatal(error) => return Err(error),
     })
+}
+
+/// A read that failed after a write of the same step: the write stands.
+fn unsure(trouble: Trouble, written: bool) -> Trouble {
+    match trouble {
+        Trouble::Retry { why, maybe_applied } => {
+            Trouble::Retry { why, maybe_applied: maybe_applied || written }
+        }
+        trouble => trouble,
+    }
 }

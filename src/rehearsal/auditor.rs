@@ -135,7 +135,8 @@ impl Auditor {
                 && application.as_ref().is_none_or(|prefix| key.starts_with(prefix.as_str()))
         };
         for component in [Component::Is, Component::Js, Component::As, Component::Ns] {
-            for (key, record) in store.iter(Table::of(component)).filter(|(key, _)| ours(key)) {
+            let records = store.tables().get(&Table::of(component)).into_iter().flatten();
+            for (key, record) in records.filter(|(key, _)| ours(key)) {
                 self.state().note(side, component, key, Some(Kept::read(record)));
             }
         }
@@ -153,6 +154,18 @@ impl Auditor {
                 auditor.state().note(side, component, change.key, now.map(Kept::read));
             }
         });
+    }
+
+    /// All that it has seen so far, to come back to with [`Auditor::restore`]: it watches nothing.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
+    }
+
+    /// Forgets everything that was seen since `copy` was made.
+    pub fn restore(&self, copy: &Self) {
+        let state = copy.state().clone();
+        *self.state() = state;
     }
 
     /// From now on S1 protects this side: a rollback clears the target, and only once the source holds everything.
@@ -177,6 +190,7 @@ impl Auditor {
     }
 }
 
+#[derive(Clone)]
 struct State {
     terms: Terms,
     protected: Side,
@@ -188,11 +202,11 @@ struct State {
 }
 
 /// The records of one side by component and key.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct SideState {
-    now: BTreeMap<(Component, String), Kept>,
+    now: BTreeMap<(Component, String), Arc<Kept>>,
     /// The last that was held before something was taken away.
-    held: BTreeMap<(Component, String), Kept>,
+    held: BTreeMap<(Component, String), Arc<Kept>>,
     /// Where to find records by EUIs.
     by_euis: BTreeMap<(Component, Euis), String>,
     /// What each NS record is live with.
@@ -201,15 +215,14 @@ struct SideState {
     alive: BTreeMap<Fingerprint, BTreeSet<String>>,
 }
 
-#[derive(Clone)]
 struct Kept {
-    message: DynamicMessage,
+    message: Arc<DynamicMessage>,
     facts: RecordFacts,
 }
 
 impl Kept {
-    fn read(message: &DynamicMessage) -> Self {
-        Self { message: message.clone(), facts: RecordFacts::read(message) }
+    fn read(message: &Arc<DynamicMessage>) -> Self {
+        Self { message: Arc::clone(message), facts: RecordFacts::read(message) }
     }
 }
 
@@ -228,7 +241,7 @@ impl Live {
 
 impl SideState {
     fn get(&self, component: Component, key: &str) -> Option<&Kept> {
-        self.now.get(&(component, key.to_owned()))
+        self.now.get(&(component, key.to_owned())).map(Arc::as_ref)
     }
 
     /// The JS or NS record with these EUIs: join messages find it by nothing else.
@@ -237,7 +250,7 @@ impl SideState {
         self.get(component, key).map(|kept| (key.as_str(), kept))
     }
 
-    fn set(&mut self, place: (Component, String), kept: Option<Kept>) {
+    fn set(&mut self, place: (Component, String), kept: Option<Arc<Kept>>) {
         let (component, key) = &place;
         if let Some(euis) = kept.as_ref().map(|kept| kept.facts.euis).filter(|euis| euis.dev_eui.is_some()) {
             self.by_euis.insert((*component, euis), key.clone());
@@ -298,9 +311,11 @@ impl State {
 
     fn note(&mut self, side: Side, component: Component, key: &str, now: Option<Kept>) {
         let place = (component, key.to_owned());
+        let now = now.map(Arc::new);
         let before = self.side(side).now.get(&place).cloned();
-        let lost =
-            before.as_ref().and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| &n.message)));
+        let lost = before
+            .as_ref()
+            .and_then(|before| facts::loss(&before.message, now.as_ref().map(|n| n.message.as_ref())));
         if let (Some(before), None) = (&before, &now) {
             self.floors.forget(side, &before.facts);
         }
@@ -309,9 +324,9 @@ impl State {
         if lost.is_none()
             && let Some(kept) = &now
         {
-            state.held.insert(place, kept.clone());
+            state.held.insert(place, Arc::clone(kept));
         }
-        let ns_key = self.ns_key(side, component, key, now.as_ref().or(before.as_ref()));
+        let ns_key = self.ns_key(side, component, key, now.as_deref().or(before.as_deref()));
         self.check_counters(side, &ns_key);
         self.check_live(side, &ns_key);
         if let Some(lost) = lost.filter(|_| side == self.protected && !self.terms.swap) {

@@ -9,6 +9,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
     path::Path,
+    sync::Arc,
 };
 
 use prost_reflect::{DynamicMessage, prost::Message as _};
@@ -133,8 +134,8 @@ impl fmt::Debug for Change<'_> {
 
 type Watcher = Box<dyn FnMut(&Tables, &Change<'_>) + Send>;
 
-/// The stored messages, by table and key.
-pub type Tables = BTreeMap<Table, BTreeMap<String, DynamicMessage>>;
+/// The stored messages, by table and key. Watchers share them rather than copy them.
+pub type Tables = BTreeMap<Table, BTreeMap<String, Arc<DynamicMessage>>>;
 
 /// All tables of one embedded server.
 #[derive(Default)]
@@ -181,7 +182,9 @@ impl Store {
         let mut rest = bytes.as_slice();
         while let Some((change, after)) = LoggedChange::read(rest) {
             match change.message {
-                Some(message) => tables.entry(change.table).or_default().insert(change.key, message),
+                Some(message) => {
+                    tables.entry(change.table).or_default().insert(change.key, Arc::new(message))
+                }
                 None => tables.entry(change.table).or_default().remove(&change.key),
             };
             rest = after;
@@ -194,19 +197,24 @@ impl Store {
 
     /// One entry.
     pub fn get(&self, table: Table, key: &str) -> Option<&DynamicMessage> {
+        self.shared(table, key).map(Arc::as_ref)
+    }
+
+    /// One entry, to be kept without a copy.
+    pub fn shared(&self, table: Table, key: &str) -> Option<&Arc<DynamicMessage>> {
         self.tables.get(&table)?.get(key)
     }
 
     /// All entries of a table in key order.
     pub fn iter(&self, table: Table) -> impl Iterator<Item = (&str, &DynamicMessage)> {
-        self.tables.get(&table).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
+        self.tables.get(&table).into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_ref()))
     }
 
     /// The entries of a table whose keys start with `prefix`, in order.
     pub fn starting(&self, table: Table, prefix: &str) -> impl Iterator<Item = (&str, &DynamicMessage)> {
         let entries = self.tables.get(&table).map(|entries| entries.range(prefix.to_owned()..));
         let prefix = prefix.to_owned();
-        let entries = entries.into_iter().flatten().map(|(key, entry)| (key.as_str(), entry));
+        let entries = entries.into_iter().flatten().map(|(key, entry)| (key.as_str(), entry.as_ref()));
         entries.take_while(move |(key, _)| key.starts_with(&prefix))
     }
 
@@ -225,9 +233,34 @@ impl Store {
     /// # Errors
     /// When the file cannot be written.
     pub fn put(&mut self, table: Table, key: &str, message: DynamicMessage) -> io::Result<()> {
+        self.put_shared(table, key, Arc::new(message))
+    }
+
+    fn put_shared(&mut self, table: Table, key: &str, message: Arc<DynamicMessage>) -> io::Result<()> {
         self.log(table, key, Some(&message))?;
         let before = self.tables.entry(table).or_default().insert(key.to_owned(), message);
-        self.notify(table, key, before.as_ref());
+        self.notify(table, key, before.as_deref());
+        Ok(())
+    }
+
+    /// Makes everything what it was when `tables` was copied. Watchers see each change.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn restore(&mut self, tables: &Tables) -> io::Result<()> {
+        let has = |table: &Table, key: &String| tables.get(table).is_some_and(|e| e.contains_key(key));
+        let all = self.tables.iter().flat_map(|(table, entries)| entries.keys().map(move |key| (table, key)));
+        let gone: Vec<_> = all.filter(|(t, key)| !has(t, key)).map(|(t, key)| (*t, key.clone())).collect();
+        for (table, key) in gone {
+            self.remove(table, &key)?;
+        }
+        for (table, entries) in tables {
+            for (key, message) in entries {
+                if self.shared(*table, key).is_none_or(|now| !Arc::ptr_eq(now, message)) {
+                    self.put_shared(*table, key, Arc::clone(message))?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -241,8 +274,8 @@ impl Store {
         }
         self.log(table, key, None)?;
         let before = self.tables.entry(table).or_default().remove(key);
-        self.notify(table, key, before.as_ref());
-        Ok(before)
+        self.notify(table, key, before.as_deref());
+        Ok(before.map(Arc::unwrap_or_clone))
     }
 
     /// Calls `watcher` after every change.
@@ -326,6 +359,27 @@ mod tests {
         assert_eq!(store.get(Table::Applications, "kept"), Some(&application("kept")));
         assert_eq!(store.iter(Table::Applications).count(), 1);
         assert_eq!(std::fs::metadata(&file).expect("there").len(), whole);
+    }
+
+    #[test]
+    fn what_was_is_restored_and_watchers_see_it() {
+        let mut store = Store::in_memory();
+        store.put(Table::Applications, "kept", application("kept")).expect("memory");
+        store.put(Table::Applications, "changed", application("one")).expect("memory");
+        store.put(Table::Applications, "gone", application("gone")).expect("memory");
+        let saved = store.tables().clone();
+        store.put(Table::Applications, "changed", application("two")).expect("memory");
+        store.remove(Table::Applications, "gone").expect("memory");
+        store.put(Table::Gateways, "new", proto::message("Gateway")).expect("memory");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        store.watch(move |_, change| {
+            let _ = sender.send(change.key.to_owned());
+        });
+        store.restore(&saved).expect("memory");
+        assert_eq!(store.iter(Table::Applications).count(), 3);
+        assert_eq!(store.get(Table::Applications, "changed"), Some(&application("one")));
+        assert_eq!(store.iter(Table::Gateways).count(), 0);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), ["new", "changed", "gone"]);
     }
 
     #[test]

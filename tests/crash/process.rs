@@ -2,9 +2,12 @@
 
 use std::{
     fs::{self, File},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use nix::sys::statvfs::statvfs;
 
 use crate::world::{Ran, World};
 
@@ -46,6 +49,17 @@ pub fn watched(world: &World, verb: &str, arguments: &[&str], with: impl FnOnce(
     assert!(status.is_some(), "`{verb}` hangs: {ran:?}");
     assert!(ran.code != Some(PANICKED) && !ran.err.contains("panicked at"), "`{verb}` panicked: {ran:?}");
     ran
+}
+
+/// From now on the folders of this process's worlds are in memory, where there is room. A process that is killed takes no
+/// page of a file with it, whatever was synced: what a sync is for is shown by `tests/it/journal/`.
+pub fn in_memory() {
+    let memory = Path::new("/dev/shm");
+    let room = statvfs(memory).is_ok_and(|fs| fs.blocks_available() * fs.fragment_size() >= 256 << 20);
+    if room && tempfile::tempdir_in(memory).is_ok() {
+        // An error says that it was done before, by another test.
+        tempfile::env::override_temp_dir(memory).ok();
+    }
 }
 
 /// The number in an environment variable.

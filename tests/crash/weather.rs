@@ -133,7 +133,7 @@ const LOST: [Code; 6] = [
 pub struct Climate {
     /// Of a thousand calls about a device, how many fail.
     pub intensity: u64,
-    /// True: a server may ask for a wait of eleven days once in a run. The client waits a minute.
+    /// True: a server may ask for a wait of eleven days once in a history. The client waits a minute.
     pub eleven_days: bool,
 }
 
@@ -170,7 +170,7 @@ impl Weather {
         self.fronts.iter().for_each(Front::wait);
         let mut now = self.now();
         let total = std::mem::take(&mut now.total);
-        *now = Now { run, total, ..Now::default() };
+        *now = Now { run, total, eleven_days: now.eleven_days, ..Now::default() };
     }
 
     /// What went wrong in this run, by kind.

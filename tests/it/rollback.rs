@@ -1,5 +1,10 @@
 //! The way back, at any step and also after the clear.
 
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
 use prost_reflect::Value;
 use stackferry::{
     map::path,
@@ -168,6 +173,57 @@ fn what_somebody_registered_at_the_source_since_is_not_overwritten() {
     let ns = world.target.record(Table::Ns, APP, &dev(1)).expect("it stays on the target");
     assert!(!is_muted(&ns), "and live there");
     world.source.remove(Table::Js, APP, &dev(1));
+    world.call("rollback", &["--yes"]).expect(0).says("1 device brought back to the source");
+    is_back(&world, &[1]);
+}
+
+/// The read after the write failed: the record is known as our own when it is looked at again.
+#[test]
+fn what_a_rollback_restored_before_a_read_failed_is_not_somebody_elses() {
+    let world = World::some(&[1]);
+    world.config(&config("keep", "mode = \"keys\""));
+    world.run().expect(0);
+    let written = AtomicBool::new(false);
+    world.source.tts.on_call(move |call| {
+        if call.method.ends_with("NsEndDeviceRegistry/Set") {
+            written.store(true, SeqCst);
+        }
+        let next_read = call.method.ends_with("AsEndDeviceRegistry/Get") && written.swap(false, SeqCst);
+        next_read.then_some(Fault::Status(Code::Unauthenticated))
+    });
+    world.call("rollback", &["--yes"]).expect(0).says("1 device brought back to the source");
+    is_back(&world, &[1]);
+}
+
+/// A record that is just like the one that was cleared is somebody's all the same, in every run.
+#[test]
+fn what_somebody_registered_while_a_rollback_runs_is_never_taken_for_ours() {
+    let world = World::some(&[1]);
+    world.config(&config("keep", "mode = \"keys\""));
+    let (source, key) = (Arc::clone(&world.source.tts), device_key(APP, &dev(1)));
+    let cleared = Arc::new(Mutex::new(None));
+    let (seen, of) = (Arc::clone(&cleared), key.clone());
+    world.source.tts.on_call(move |call| {
+        if call.method.ends_with("NsEndDeviceRegistry/Delete") {
+            *seen.lock().expect("no panic") = source.store().get(Table::Ns, &of).cloned();
+        }
+        None
+    });
+    world.run().expect(0);
+    world.source.tts.unhook();
+    let theirs = cleared.lock().expect("no panic").take().expect("it was cleared");
+    let (source, record) = (Arc::clone(&world.source.tts), theirs.clone());
+    world.source.tts.on_applied(move |call| {
+        if call.method.ends_with("JsEndDeviceRegistry/Set") {
+            source.store().put(Table::Ns, &key, record.clone()).expect("memory");
+        }
+    });
+    for _ in 0..3 {
+        world.call("rollback", &["--yes"]).expect(3).says("registered it at the source anew");
+        world.source.tts.unhook();
+        assert_eq!(world.source.record(Table::Ns, APP, &dev(1)), Some(theirs.clone()), "theirs stays");
+    }
+    world.source.remove(Table::Ns, APP, &dev(1));
     world.call("rollback", &["--yes"]).expect(0).says("1 device brought back to the source");
     is_back(&world, &[1]);
 }

@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     hash::{BuildHasher as _, RandomState},
     os::unix::fs::PermissionsExt as _,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost_reflect::Value;
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value};
 use stackferry::{
     model::secret::is_secret_path,
     rehearsal::{Settings, Tts, load, store::Store},
@@ -24,19 +24,57 @@ use super::{
 };
 
 /// The secrets in a message.
-pub fn collect(value: &Value, name: &str, is_secret: bool, out: &mut Vec<Secret>) {
-    match value {
-        Value::Message(message) => {
-            for (field, value) in message.fields() {
-                // The label names a key encryption key; it is shown on purpose.
-                let is_secret = (is_secret || is_secret_path(field.name())) && field.name() != "kek_label";
-                collect(value, &format!("{name}.{}", field.name()), is_secret, out);
-            }
+pub fn collect(message: &DynamicMessage, name: &str, out: &mut Vec<Secret>) {
+    within(message, &mut name.to_owned(), false, out);
+}
+
+/// `name` is lent: it is put together for every stored change, and kept for few. Fields below which there can be no secret
+/// are left out.
+fn within(message: &DynamicMessage, name: &mut String, is_secret: bool, out: &mut Vec<Secret>) {
+    for (field, field_is_secret) in &*may_hold(&message.descriptor(), is_secret) {
+        if message.has_field(field) {
+            let parent = name.len();
+            name.push('.');
+            name.push_str(field.name());
+            in_value(&message.get_field(field), name, *field_is_secret, out);
+            name.truncate(parent);
         }
-        Value::List(items) => items.iter().for_each(|item| collect(item, name, is_secret, out)),
-        Value::Map(items) => items.values().for_each(|item| collect(item, name, is_secret, out)),
-        Value::Bytes(bytes) if is_secret => out.push(Secret::new(name, bytes.to_vec())),
-        Value::String(text) if is_secret => out.push(Secret::new(name, text.as_bytes())),
+    }
+}
+
+type Fields = Arc<Vec<(FieldDescriptor, bool)>>;
+
+/// The fields of a message that are, or may hold, secrets, and whether all below them is secret.
+fn may_hold(message: &MessageDescriptor, is_secret: bool) -> Fields {
+    static KNOWN: LazyLock<Mutex<HashMap<(String, bool), Fields>>> = LazyLock::new(Mutex::default);
+    let key = (message.full_name().to_owned(), is_secret);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let fields = known.entry(key).or_insert_with(|| {
+        // The label names a key encryption key; it is shown on purpose.
+        let secret = |field: &FieldDescriptor| {
+            (is_secret || is_secret_path(field.name())) && field.name() != "kek_label"
+        };
+        let fields = message.fields().map(|field| (secret(&field), field));
+        let fields = fields.filter(|(secret, field)| *secret || has_secrets(field, &mut HashSet::new()));
+        Arc::new(fields.map(|(secret, field)| (field, secret)).collect())
+    });
+    Arc::clone(fields)
+}
+
+/// True when a field somewhere below this one is secret.
+fn has_secrets(field: &FieldDescriptor, seen: &mut HashSet<String>) -> bool {
+    let Kind::Message(message) = field.kind() else { return false };
+    seen.insert(message.full_name().to_owned())
+        && message.fields().any(|field| is_secret_path(field.name()) || has_secrets(&field, seen))
+}
+
+fn in_value(value: &Value, name: &mut String, is_secret: bool, out: &mut Vec<Secret>) {
+    match value {
+        Value::Message(message) => within(message, name, is_secret, out),
+        Value::List(items) => items.iter().for_each(|item| in_value(item, name, is_secret, out)),
+        Value::Map(items) => items.values().for_each(|item| in_value(item, name, is_secret, out)),
+        Value::Bytes(bytes) if is_secret => out.push(Secret::new(name.as_str(), bytes.to_vec())),
+        Value::String(text) if is_secret => out.push(Secret::new(name.as_str(), text.as_bytes())),
         _ => {}
     }
 }
@@ -59,12 +97,7 @@ static FIXTURE: LazyLock<(HashSet<Vec<u8>>, Search)> = LazyLock::new(|| {
     let mut secrets = Vec::new();
     for (table, entries) in tts.store().tables() {
         for (key, message) in entries {
-            collect(
-                &Value::Message(message.clone()),
-                &format!("fixture {table:?} {key}"),
-                false,
-                &mut secrets,
-            );
+            collect(message, &format!("fixture {table:?} {key}"), &mut secrets);
         }
     }
     secrets.extend(of_fixture_files());
@@ -169,12 +202,7 @@ impl Canaries {
         for (table, entries) in store.tables() {
             for (key, message) in entries {
                 let mut secrets = Vec::new();
-                collect(
-                    &Value::Message(message.clone()),
-                    &format!("{side} {table:?} {key}"),
-                    false,
-                    &mut secrets,
-                );
+                collect(message, &format!("{side} {table:?} {key}"), &mut secrets);
                 self.add(secrets);
             }
         }
@@ -184,7 +212,7 @@ impl Canaries {
                 return;
             };
             let (mut secrets, name) = (Vec::new(), format!("{side} {:?} {}", change.table, change.key));
-            collect(&Value::Message(now.clone()), &name, false, &mut secrets);
+            collect(now, &name, &mut secrets);
             canaries.add(secrets);
         });
     }

@@ -1,6 +1,6 @@
 //! A fleet on the air: devices that join, send and are sent to whenever they are stirred.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use stackferry::{
     model::device::{Component, Record, Records},
@@ -15,23 +15,35 @@ use stackferry::{
 
 use super::{APP, OTHER_APP, Ran, World, dev};
 
-/// A deployment as a network on the air.
-struct OnAir(Arc<Tts>);
+/// A deployment as a network on the air. It is not kept alive by that: its hooks hold the air.
+struct OnAir {
+    facts: NetworkFacts,
+    tts: Weak<Tts>,
+}
+
+impl OnAir {
+    fn new(tts: &Arc<Tts>) -> Self {
+        let settings = tts.settings();
+        let dev_addr_prefixes = settings.dev_addr_prefixes.clone();
+        Self { facts: NetworkFacts { net_id: settings.net_id, dev_addr_prefixes }, tts: Arc::downgrade(tts) }
+    }
+}
 
 impl Network for OnAir {
     fn facts(&self) -> NetworkFacts {
-        let settings = self.0.settings();
-        NetworkFacts { net_id: settings.net_id, dev_addr_prefixes: settings.dev_addr_prefixes.clone() }
+        self.facts.clone()
     }
 
     fn with_store(&self, work: &mut dyn FnMut(&mut Store)) {
-        work(&mut self.0.store());
+        if let Some(tts) = self.tts.upgrade() {
+            work(&mut tts.store());
+        }
     }
 }
 
 /// A deployment as a network on the air.
 pub fn on_air(tts: &Arc<Tts>) -> Arc<dyn Network> {
-    Arc::new(OnAir(Arc::clone(tts)))
+    Arc::new(OnAir::new(tts))
 }
 
 /// The fleet on the air, and what went wrong there.
@@ -40,7 +52,7 @@ pub struct Field {
     networks: Vec<&'static str>,
     pub devices: Vec<SimDevice>,
     pub wrong: Vec<String>,
-    seed: u64,
+    pub seed: u64,
 }
 
 impl Field {

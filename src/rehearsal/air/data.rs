@@ -7,8 +7,8 @@ use prost_reflect::{DynamicMessage, Value};
 use super::{
     Dropped, Heard, Uplink, downlink,
     fields::{
-        counter, data_message, fresh_mac_state, key, list, push_uplink, put, record, seen, set_bytes,
-        set_counter, set_key, set_list, stamp, version,
+        counter, data_message, fresh_mac_state, key, length, push_uplink, put, record, seen, set_bytes,
+        set_counter, set_key, set_list, stamp, stored, take, version,
     },
     join,
 };
@@ -41,8 +41,9 @@ enum Fit {
 pub fn handle(store: &mut Store, now: Timestamp, frame: DataFrame, mic: [u8; 4]) -> Result<Heard, Dropped> {
     let (ns_key, fit, frame) = find(store, &frame, mic)?;
     let mut ns = record(store, Component::Ns, &ns_key).ok_or(Dropped::Rule("no Network Server record"))?;
-    take(&mut ns, fit, &frame, mic, now)?;
-    put(store, Component::Ns, &ns_key, ns.clone(), now)?;
+    note(&mut ns, fit, &frame, mic, now)?;
+    put(store, Component::Ns, &ns_key, ns, now)?;
+    let ns = stored(store, Component::Ns, &ns_key).ok_or(Dropped::Rule("no Network Server record"))?;
     let payload = deliver(store, &ns_key, &ns, frame.clone(), now)?;
     let downlinks = downlink::after_uplink(store, now, &ns_key)?;
     let (application_id, device_id) = ns_key.split_once('.').unwrap_or((&ns_key, ""));
@@ -94,7 +95,7 @@ fn current(ns: &DynamicMessage, frame: &DataFrame, mic: [u8; 4]) -> Result<(Fit,
         };
     }
     // The first uplink of a session has FCntUp 0, and 0 is also what is stored before it.
-    let heard = list(ns, "mac_state.recent_uplinks").len();
+    let heard = length(ns, "mac_state.recent_uplinks");
     let first = last == 0 && heard == usize::from(path::flag(ns, "supports_join"));
     if frame.f_cnt == last && !first {
         return Err("FCntUp was seen before");
@@ -150,7 +151,7 @@ fn rekeys(ns: &DynamicMessage, frame: &DataFrame) -> bool {
 }
 
 /// What the Network Server stores of the frame.
-fn take(
+fn note(
     ns: &mut DynamicMessage,
     fit: Fit,
     frame: &DataFrame,
@@ -158,9 +159,9 @@ fn take(
     now: Timestamp,
 ) -> Result<(), Dropped> {
     let mut state = match fit {
-        Fit::Current => path::child(ns, "mac_state"),
+        Fit::Current => take(ns, "mac_state"),
         Fit::Reset => Some(fresh_mac_state(ns)),
-        Fit::Pending => path::child(ns, "pending_mac_state"),
+        Fit::Pending => take(ns, "pending_mac_state"),
     }
     .ok_or(Dropped::Rule("no MAC state"))?;
     if fit == Fit::Pending {

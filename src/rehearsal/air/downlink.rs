@@ -12,8 +12,8 @@ use prost_reflect::{DynamicMessage, Value};
 use super::{
     Dropped,
     fields::{
-        JOIN_ACCEPT, counter, key, list, may_send, push_downlink, put, record, set_bytes, set_counter,
-        set_list, stamp, time, version,
+        JOIN_ACCEPT, counter, key, last, length, list, may_send, push_downlink, put, record, set_bytes,
+        set_counter, set_list, stamp, time, version,
     },
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     proto,
     rehearsal::{
         lorawan::{DataFrame, MacVersion, REKEY},
-        store::{Store, device_key},
+        store::{Store, Table, device_key},
     },
 };
 
@@ -159,8 +159,8 @@ fn minimum_f_cnt(ns: &DynamicMessage, session: &str, state: &str) -> u32 {
     } else {
         0
     };
-    if let Some(queued) = list(ns, &format!("{session}.queued_application_downlinks")).last() {
-        minimum = minimum.max(counter(queued, "f_cnt").saturating_add(1));
+    if let Some(queued) = last(ns, &format!("{session}.queued_application_downlinks")) {
+        minimum = minimum.max(counter(&queued, "f_cnt").saturating_add(1));
     }
     minimum
 }
@@ -171,8 +171,7 @@ fn m_type(downlink: &DynamicMessage) -> i32 {
 
 /// Both receive windows of the last uplink: until one second after RX1 opened.
 fn window_is_open(ns: &DynamicMessage, now: Timestamp) -> bool {
-    let recent = list(ns, "mac_state.recent_uplinks");
-    let heard = recent.last().and_then(|up| time(up, "received_at"));
+    let heard = last(ns, "mac_state.recent_uplinks").and_then(|up| time(&up, "received_at"));
     let delay = i64::try_from(path::number(ns, "mac_state.current_parameters.rx1_delay").max(1)).unwrap_or(1);
     path::flag(ns, "mac_state.rx_windows_available")
         && !path::flag(ns, "multicast")
@@ -181,6 +180,18 @@ fn window_is_open(ns: &DynamicMessage, now: Timestamp) -> bool {
 
 /// One downlink to a device, when it may be sent to, has a session, and something is to be sent.
 fn send(store: &mut Store, now: Timestamp, device: &str) -> Result<Option<Vec<u8>>, Dropped> {
+    let nothing_to_send = |ns: &DynamicMessage| {
+        let state = path::get(ns, "mac_state");
+        let state = state.as_ref().and_then(|state| state.as_message());
+        length(ns, "session.queued_application_downlinks") == 0
+            && state.is_some_and(|state| {
+                let class_a = window_is_open(ns, now);
+                acknowledged(state, class_a).is_none() && !(class_a && length(state, "queued_responses") > 0)
+            })
+    };
+    if store.get(Table::Ns, device).is_none_or(nothing_to_send) {
+        return Ok(None);
+    }
     let Some(mut ns) = record(store, Component::Ns, device) else { return Ok(None) };
     let (Some(mut state), true, true) =
         (path::child(&ns, "mac_state"), may_send(&ns), path::has(&ns, "session"))
@@ -193,12 +204,12 @@ fn send(store: &mut Store, now: Timestamp, device: &str) -> Result<Option<Vec<u8
     if !class_a && !reachable {
         return Ok(None);
     }
-    let queued_before = list(&ns, "session.queued_application_downlinks").len();
+    let queued_before = length(&ns, "session.queued_application_downlinks");
     let picked = pick(store, now, device, &mut ns, version, class_a)?;
-    let rekey_conf = class_a && !list(&state, "queued_responses").is_empty();
+    let rekey_conf = class_a && length(&state, "queued_responses") > 0;
     let acknowledged = acknowledged(&state, class_a);
     if picked.is_none() && !rekey_conf && acknowledged.is_none() {
-        if queued_before != list(&ns, "session.queued_application_downlinks").len() {
+        if queued_before != length(&ns, "session.queued_application_downlinks") {
             put(store, Component::Ns, device, ns, now)?;
         }
         return Ok(None);
@@ -233,10 +244,9 @@ fn send(store: &mut Store, now: Timestamp, device: &str) -> Result<Option<Vec<u8
 
 /// FCntUp of the last uplink, when it wants an acknowledgement and its windows are open.
 fn acknowledged(state: &DynamicMessage, class_a: bool) -> Option<u32> {
-    let recent = list(state, "recent_uplinks");
-    let last = recent.last().filter(|_| class_a)?;
-    let confirmed = path::number(last, "payload.m_hdr.m_type") == 4;
-    confirmed.then(|| counter(last, "payload.mac_payload.full_f_cnt"))
+    let last = last(state, "recent_uplinks").filter(|_| class_a)?;
+    let confirmed = path::number(&last, "payload.m_hdr.m_type") == 4;
+    confirmed.then(|| counter(&last, "payload.mac_payload.full_f_cnt"))
 }
 
 /// Takes the first downlink that can be sent from the queue. One whose counter is used up by now ends the search: the
@@ -326,7 +336,7 @@ fn build(
 /// the recent ones.
 fn network_f_cnt(ns: &DynamicMessage, state: &DynamicMessage) -> u32 {
     let last_n = counter(ns, "session.last_n_f_cnt_down");
-    match list(state, "recent_downlinks").last().map(m_type) {
+    match last(state, "recent_downlinks").as_ref().map(m_type) {
         Some(JOIN_ACCEPT) => 0,
         None if last_n == 0 => 0,
         _ => last_n.saturating_add(1),

@@ -1,7 +1,9 @@
 //! Fields of device records as the simulated servers read and write them.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use prost_reflect::{DynamicMessage, Value, prost::bytes::Bytes};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value, prost::bytes::Bytes};
 
 use crate::{
     map::path,
@@ -61,6 +63,16 @@ pub fn list(message: &DynamicMessage, at: &str) -> Vec<DynamicMessage> {
     items.filter_map(|v| v.as_message().cloned()).collect()
 }
 
+/// How many are in a list, without a copy of it.
+pub fn length(message: &DynamicMessage, at: &str) -> usize {
+    path::get(message, at).and_then(|value| value.as_list().map(<[Value]>::len)).unwrap_or(0)
+}
+
+/// The last of a list, without a copy of the others.
+pub fn last(message: &DynamicMessage, at: &str) -> Option<DynamicMessage> {
+    path::get(message, at)?.as_list()?.last()?.as_message().cloned()
+}
+
 pub fn set_list(message: &mut DynamicMessage, at: &str, items: Vec<DynamicMessage>) {
     if items.is_empty() {
         path::clear(message, at);
@@ -97,6 +109,36 @@ pub fn put(
 ) -> Result<(), Dropped> {
     stamp(&mut message, "updated_at", now);
     Ok(store.put(Table::of(component), key, message)?)
+}
+
+/// The record of a component as it is stored, without a copy.
+pub fn stored(store: &Store, component: Component, key: &str) -> Option<Arc<DynamicMessage>> {
+    store.shared(Table::of(component), key).cloned()
+}
+
+/// Takes the message out of a field, which is empty afterwards.
+pub fn take(message: &mut DynamicMessage, field: &str) -> Option<DynamicMessage> {
+    match taken(message, field)? {
+        Value::Message(inner) => Some(inner),
+        _ => None,
+    }
+}
+
+/// Takes the messages out of a list, which is empty afterwards.
+fn take_list(message: &mut DynamicMessage, field: &str) -> Vec<DynamicMessage> {
+    let Some(Value::List(items)) = taken(message, field) else { return Vec::new() };
+    let message = |item| if let Value::Message(message) = item { Some(message) } else { None };
+    items.into_iter().filter_map(message).collect()
+}
+
+fn taken(message: &mut DynamicMessage, field: &str) -> Option<Value> {
+    let field = message.descriptor().get_field_by_name(field)?;
+    if !message.has_field(&field) {
+        return None;
+    }
+    let value = std::mem::replace(message.get_field_mut(&field), Value::Bool(false));
+    message.clear_field(&field);
+    Some(value)
 }
 
 /// `activated_at` (once, at the first uplink that the Application Server takes) and `last_seen_at` of the IS record.
@@ -165,7 +207,7 @@ fn eu868() -> DynamicMessage {
 
 /// Adds to the recent uplinks of a MAC state. As upstream does, only the last keeps its way back to the gateway.
 pub fn push_uplink(state: &mut DynamicMessage, payload: DynamicMessage, now: Timestamp) {
-    let mut recent = list(state, "recent_uplinks");
+    let mut recent = take_list(state, "recent_uplinks");
     if let Some(last) = recent.last_mut() {
         path::clear(last, "correlation_ids");
         let mut metadata = list(last, "rx_metadata");
@@ -196,7 +238,7 @@ pub fn push_uplink(state: &mut DynamicMessage, payload: DynamicMessage, now: Tim
 
 /// Adds to the recent downlinks of a MAC state: all that upstream keeps of one.
 pub fn push_downlink(state: &mut DynamicMessage, m_type: i32, f_port: u8, f_cnt: u32) {
-    let mut recent = list(state, "recent_downlinks");
+    let mut recent = take_list(state, "recent_downlinks");
     let mut down = proto::message("MACState.DownlinkMessage");
     path::set(&mut down, "payload.m_hdr.m_type", Value::EnumNumber(m_type));
     if m_type != JOIN_ACCEPT {

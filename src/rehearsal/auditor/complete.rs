@@ -140,7 +140,7 @@ impl State {
     /// Whether the session that the device held goes on at the other side. A device that can join there may have
     /// dropped it, or have joined since; but half a session, or none for a device that cannot join, is a loss.
     fn session_goes_on(&self, side: Side, key: &str, other_key: &str) -> Result<bool, &'static str> {
-        let held = |c: Component| self.side(side).held.get(&(c, key.to_owned()));
+        let held = |c: Component| self.side(side).held.get(&(c, key.to_owned())).map(AsRef::as_ref);
         let other = self.side(side.other());
         let Some(ns) = held(Component::Ns).filter(|ns| ns.facts.session.is_some()) else { return Ok(false) };
         let got = other.get(Component::Ns, other_key);

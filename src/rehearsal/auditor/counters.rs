@@ -16,7 +16,7 @@ use crate::model::device::Component;
 /// How many DevNonces a Join Server remembers: with so many, older ones may be gone.
 const DEV_NONCE_LIMIT: usize = 10;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Floors {
     counters: BTreeMap<(Scope, Fingerprint, Counter), u64>,
     nonces: BTreeMap<(Scope, Fingerprint), BTreeSet<u32>>,

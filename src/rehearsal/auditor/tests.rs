@@ -12,7 +12,7 @@ use crate::{
     model::device::{Record, Records},
     rehearsal::{
         air::{
-            Ether, SharedNetwork,
+            Downlink, Ether, SharedNetwork,
             samples::{self, abp, facts, key_of, multicast, otaa},
         },
         device::SimDevice,
@@ -456,4 +456,21 @@ proptest! {
         let silent_first = when(Mute(Source)).min(when(Clear(Source, Ns))) < when(Create(Ns));
         prop_assert_eq!(bed.auditor.finish().is_empty(), clear_last && silent_first, "{:?}", steps);
     }
+}
+
+/// What waited in the queue of a muted group has counters that were used up elsewhere meanwhile: the network counts it anew
+/// before it sends again.
+#[test]
+fn a_group_is_alive_also_when_its_queue_is_counted_anew_first() {
+    let mut bed = Bed::new(|s| multicast(s, 1));
+    let down = Downlink { f_port: 5, payload: b"data", confirmed: false };
+    bed.step(Mute(Source));
+    assert!(matches!(bed.ether.downlink("source", &mut bed.device, down), Ok(None)), "it waits");
+    assert!(prove_alive(&bed.ether, &mut bed.device).is_err(), "a muted group is served by nobody");
+    bed.edit(Source, Ns, |ns| {
+        let used = path::number(ns, "session.last_n_f_cnt_down") as u32 + 9;
+        path::set(ns, "session.last_n_f_cnt_down", Value::U32(used));
+    });
+    bed.step(Unmute(Source));
+    assert_eq!(prove_alive(&bed.ether, &mut bed.device).map(|proof| proof.network), Ok("source".into()));
 }

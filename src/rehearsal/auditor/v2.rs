@@ -23,7 +23,7 @@ pub(super) fn device_of(tables: &Tables, change: &Change<'_>) -> Option<String> 
         Table::V2Devices => Some(change.key.to_owned()),
         Table::V2Network => {
             let now = tables.get(&change.table).and_then(|entries| entries.get(change.key));
-            now.or(change.before).map(owner)
+            now.map(|now| owner(now)).or_else(|| change.before.map(|before| owner(before)))
         }
         _ => None,
     }
@@ -50,11 +50,11 @@ pub(super) fn records(tables: &Tables, key: &str) -> [(Component, Option<Kept>);
         set(&mut js, "root_keys.app_key.key", app_key);
         js
     });
-    let (ns, as_) = network_records(&ids, &lorawan, network);
+    let (ns, as_) = network_records(&ids, &lorawan, network.map(AsRef::as_ref));
     let kept = |message: DynamicMessage| {
         let mut facts = RecordFacts::read(&message);
         facts.is_v2 = true;
-        Kept { message, facts }
+        Kept { message: message.into(), facts }
     };
     [
         (Component::Is, Some(kept(ids))),

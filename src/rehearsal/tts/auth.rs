@@ -1,6 +1,6 @@
 //! API keys and rights (`pkg/auth`, `pkg/auth/rights`, `pkg/identityserver/{rights,entity_access}.go`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use prost_reflect::{DynamicMessage, Value};
 use serde_json::json;
@@ -110,9 +110,14 @@ impl EntityKind {
     }
 }
 
-fn all_rights() -> impl Iterator<Item = (String, i32)> {
-    let values: Vec<_> = proto::enumeration("Right").values().collect();
-    values.into_iter().filter(|v| v.number() != 0).map(|v| (v.name().to_owned(), v.number()))
+/// Every right by name and number; every call asks for them several times.
+fn all_rights() -> impl Iterator<Item = (&'static str, i32)> {
+    static ALL: LazyLock<Vec<(String, i32)>> = LazyLock::new(|| {
+        let values = proto::enumeration("Right");
+        let values = values.values().filter(|v| v.number() != 0);
+        values.map(|v| (v.name().to_owned(), v.number())).collect()
+    });
+    ALL.iter().map(|(name, number)| (name.as_str(), *number))
 }
 
 /// The number of a right by its name without `RIGHT_`; 0 when there is none.
@@ -121,7 +126,8 @@ pub(super) fn right(name: &str) -> i32 {
 }
 
 fn right_name(number: i32) -> String {
-    proto::enumeration("Right").get_value(number).map_or_else(String::new, |v| v.name().to_owned())
+    let name = all_rights().find(|(_, n)| *n == number).map(|(name, _)| name.to_owned());
+    name.unwrap_or_default()
 }
 
 /// The rights with all that they imply (`pkg/ttnpb/rights.go`).
@@ -144,7 +150,9 @@ pub(super) fn implied(rights: &Rights) -> Rights {
             "RIGHT_GATEWAY_LINK" => vec!["GATEWAY_INFO"],
             _ => continue,
         };
-        let starts = |name: &str| more.iter().any(|m| name.starts_with(&format!("RIGHT_{m}")));
+        let starts = |name: &str| {
+            name.strip_prefix("RIGHT_").is_some_and(|name| more.iter().any(|m| name.starts_with(m)))
+        };
         out.extend(all_rights().filter(|(name, _)| starts(name)).map(|(_, n)| n));
     }
     out

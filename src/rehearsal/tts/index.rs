@@ -42,7 +42,7 @@ impl Index {
                 }
             }
             let now = tables.get(&change.table).and_then(|entries| entries.get(change.key));
-            watching.add(change.table, change.key, now);
+            watching.add(change.table, change.key, now.map(Arc::as_ref));
         });
         index
     }

@@ -155,6 +155,11 @@ impl Case {
         self.value("rollback") != "no"
     }
 
+    /// What cannot come back to a source that has deleted the device, as SAFETY.md says.
+    pub fn is_lost(&self) -> &'static [&'static str] {
+        if self.value("clear") == "delete" { &["picture"] } else { &[] }
+    }
+
     /// The network that must serve every device in the end.
     pub fn ends_at(&self) -> &'static str {
         match (self.is_swap(), self.goes_back()) {

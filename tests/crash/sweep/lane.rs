@@ -6,10 +6,12 @@ use std::{
 };
 
 use super::{
+    Scope,
     cases::Case,
     outcome::{self, Stored},
     point::{Moment, Point},
     scene::{Air, Played, play},
+    stand::Stand,
     tally::Tally,
 };
 
@@ -30,14 +32,20 @@ impl Reference {
     /// # Errors
     /// When a run without a kill is a violation, or two of them end differently.
     pub fn new(case: &Case, seed: u64) -> Result<Self, String> {
-        let quiet = play(case, Point::Nowhere, Air::Quiet, true)?;
-        let again = play(case, Point::Nowhere, Air::Quiet, false)?;
+        let play = |air, counted| move || play(case, Point::Nowhere, air, counted);
+        let (quiet, again, one, other) = thread::scope(|scope| {
+            let quiet = scope.spawn(play(Air::Quiet, true));
+            let again = scope.spawn(play(Air::Quiet, false));
+            let one = scope.spawn(play(Air::Traffic(seed), false));
+            let other = scope.spawn(play(Air::Traffic(seed + 1), false));
+            let end = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("it does not panic");
+            (end(quiet), end(again), end(one), end(other))
+        });
+        let (quiet, again, one, other) = (quiet?, again?, one?, other?);
         same(&quiet.stored, &again.stored, "two runs without a kill")?;
-        let one = play(case, Point::Nowhere, Air::Traffic(seed), false)?;
-        let other = play(case, Point::Nowhere, Air::Traffic(seed + 1), false)?;
         same(&one.stored, &other.stored, "two runs without a kill under traffic")?;
         if case.goes_back() {
-            let at_the_source = |stored| outcome::at_the_source(stored, case.target());
+            let at_the_source = |stored| outcome::at_the_source(stored, case.target(), case.is_lost());
             same(&at_the_source(&one.before), &at_the_source(&one.stored), "a rollback")?;
         }
         for kind in
@@ -93,7 +101,7 @@ pub struct Lane<'a> {
 }
 
 /// A lane is over after so many runs that were over before their point came: under traffic not all runs are equally long.
-const OVER: usize = 4;
+const OVER: usize = 2;
 
 impl<'a> Lane<'a> {
     pub fn new(case: &'a Case, reference: &'a Reference, sort: Sort, step: usize, seed: u64) -> Self {
@@ -107,24 +115,26 @@ impl<'a> Lane<'a> {
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
+                    let mut player = Player::default();
                     while self.untouched.load(SeqCst) < OVER && !tally.is_enough() {
-                        self.point(self.next.fetch_add(self.step, SeqCst), tally);
+                        self.point(self.next.fetch_add(self.step, SeqCst), &mut player, tally);
                     }
                 });
             }
         });
     }
 
-    fn point(&self, n: usize, tally: &Tally) {
-        let traffic = Air::Traffic(self.seed + n as u64);
+    fn point(&self, n: usize, player: &mut Player, tally: &Tally) {
+        let mut check = |point, air| player.check(self.case, self.reference, point, air, tally);
+        let traffic = traffic(self.case, self.seed + n as u64, self.seed);
         let call = |moment, n| Point::Call(moment, n);
         let killed = match self.sort {
-            Sort::Journal => self.check(Point::Write(n), traffic, tally).is_none_or(|played| played.killed),
+            Sort::Journal => check(Point::Write(n), traffic).is_none_or(|played| played.killed),
             Sort::Calls => {
-                let before = self.check(call(Moment::Before, n), traffic, tally);
+                let before = check(call(Moment::Before, n), traffic);
                 if before.as_ref().is_some_and(|played| played.is_write) {
-                    self.check(call(Moment::Applied, n), traffic, tally);
-                    self.check(call(Moment::Replied, n), traffic, tally);
+                    check(call(Moment::Applied, n), traffic);
+                    check(call(Moment::Replied, n), traffic);
                 }
                 before.is_none_or(|played| played.killed)
             }
@@ -132,7 +142,7 @@ impl<'a> Lane<'a> {
                 Some(&n) => {
                     let moments = [Moment::Before, Moment::Applied, Moment::Replied];
                     for moment in moments {
-                        self.check(call(moment, n), Air::Quiet, tally);
+                        check(call(moment, n), Air::Quiet);
                     }
                     true
                 }
@@ -141,28 +151,65 @@ impl<'a> Lane<'a> {
         };
         self.untouched.fetch_add(usize::from(!killed), SeqCst);
     }
+}
 
-    fn check(&self, point: Point, air: Air, tally: &Tally) -> Option<Played> {
-        check(self.case, self.reference, point, air, tally)
+/// Plays points one after the other.
+#[derive(Default)]
+struct Player {
+    /// Where the case stands that it plays, unless it is swept from the beginning.
+    stand: Option<Stand>,
+}
+
+impl Player {
+    /// Plays one point, and holds its end against the reference.
+    fn check(
+        &mut self,
+        case: &Case,
+        reference: &Reference,
+        point: Point,
+        air: Air,
+        tally: &Tally,
+    ) -> Option<Played> {
+        let played = self.play(case, point, air).and_then(|played| {
+            same(reference.of(air), &played.stored, "the end is another than without a kill")?;
+            Ok(played)
+        });
+        match played {
+            Ok(played) => {
+                tally.good(point, air, &played);
+                Some(played)
+            }
+            Err(why) => {
+                // What comes after a violation begins anew.
+                self.stand = None;
+                tally.violation(case, point, air, &why);
+                None
+            }
+        }
+    }
+
+    fn play(&mut self, case: &Case, point: Point, air: Air) -> Result<Played, String> {
+        let first = match air {
+            Air::After(_, first) => Air::Traffic(first),
+            Air::Quiet if stands(case) => Air::Quiet,
+            _ => return play(case, point, air, false),
+        };
+        let stand = match self.stand.take() {
+            Some(stand) => stand,
+            None => Stand::new(case, first)?,
+        };
+        self.stand.insert(stand).play(case, point, air)
     }
 }
 
-/// Plays one point, and holds its end against the reference.
-fn check(case: &Case, reference: &Reference, point: Point, air: Air, tally: &Tally) -> Option<Played> {
-    let played = play(case, point, air, false).and_then(|played| {
-        same(reference.of(air), &played.stored, "the end is another than without a kill")?;
-        Ok(played)
-    });
-    match played {
-        Ok(played) => {
-            tally.good(point, air, &played);
-            Some(played)
-        }
-        Err(why) => {
-            tally.violation(case, point, air, &why);
-            None
-        }
-    }
+/// True when a case is not played from its beginning for every point.
+fn stands(case: &Case) -> bool {
+    Scope::chosen() != Scope::Exhaustive && case.stages().iter().any(|stage| !stage.swept)
+}
+
+/// The air of a point: by `seed`, and by `first` in what comes before the sweep.
+fn traffic(case: &Case, seed: u64, first: u64) -> Air {
+    if stands(case) { Air::After(seed, first) } else { Air::Traffic(seed) }
 }
 
 /// Points of one seed: calls, and changes of the journal.
@@ -191,14 +238,15 @@ fn sample(case: &Case, seed: u64, tally: &Tally) {
         Ok(reference) => reference,
         Err(why) => return tally.violation(case, Point::Nowhere, Air::Traffic(seed), &why),
     };
-    let mut random = Random(seed);
+    let (mut random, mut player) = (Random(seed), Player::default());
     for _ in 0..SAMPLES.0 {
         let moment = [Moment::Before, Moment::Applied, Moment::Replied][random.below(3)];
         let point = Point::Call(moment, 1 + random.below(reference.calls));
-        check(case, &reference, point, Air::Traffic(seed), tally);
+        player.check(case, &reference, point, traffic(case, seed, seed), tally);
     }
     for _ in 0..SAMPLES.1 {
-        check(case, &reference, Point::Write(1 + random.below(reference.writes)), Air::Traffic(seed), tally);
+        let point = Point::Write(1 + random.below(reference.writes));
+        player.check(case, &reference, point, traffic(case, seed, seed), tally);
     }
 }
 
@@ -222,9 +270,9 @@ pub fn only(text: &str, tally: &Tally) {
     let case = Case::named(case).unwrap_or_else(|| panic!("no case is named {case}"));
     let point: Point = point.parse().unwrap_or_else(|why| panic!("{why}"));
     let air: Air = air.parse().unwrap_or_else(|why| panic!("{why}"));
-    let seed = if let Air::Traffic(seed) = air { seed } else { 1 };
+    let seed = if let Air::Traffic(seed) | Air::After(seed, _) = air { seed } else { 1 };
     match Reference::new(&case, seed) {
-        Ok(reference) => drop(check(&case, &reference, point, air, tally)),
+        Ok(reference) => drop(Player::default().check(&case, &reference, point, air, tally)),
         Err(why) => tally.violation(&case, Point::Nowhere, air, &why),
     }
 }

@@ -1,14 +1,16 @@
 //! S5 and all that it touches: the built binary is killed at every point, and the same command ends in the same state.
 //!
-//! `STACKFERRY_SWEEP` says how much: `quick` (a plain `cargo test`), `ci` (a release build), or `exhaustive` (every point
-//! of the journal in every case, 200 seeds): `STACKFERRY_SWEEP=exhaustive cargo test --release --test crash sweep`.
+//! `STACKFERRY_SWEEP` says how much: `quick` (a plain `cargo test`), `ci` (a release build), or `exhaustive` (every call and
+//! every write of the journal in every case, 200 seeds): `STACKFERRY_SWEEP=exhaustive cargo test --release --test crash sweep`.
+//! `STACKFERRY_SWEEP_ONLY` names one case, or one point as a violation names it.
 //!
 //! A point is a call of the client to a server, or a system call by which it changes a file of its journal. At a call
 //! that may change something it is killed three times: before the call is applied, once it is applied, and once it is
 //! answered. At a call that only reads, these are one and the same state of both servers and of the journal, so it is
-//! killed once. Most points are met under traffic, judged by the auditor, by every device's proof of life, and by what is
-//! stored in the end but for what the air changes; calls that change something (in CI a third of them in each case), also
-//! without traffic, where everything that is stored must be as without a kill.
+//! killed once; and unless the sweep is exhaustive, only where something was changed since the call before, as it is else
+//! the state of that one (`kill.rs`). Most points are met under traffic, judged by the auditor, by every device's proof of
+//! life, and by what is stored in the end but for what the air changes; some calls that change something also without
+//! traffic, where everything that is stored must be as without a kill.
 
 mod cases;
 mod kill;
@@ -17,10 +19,14 @@ mod outcome;
 mod planted;
 mod point;
 mod scene;
+mod stand;
 mod tally;
 mod trace;
 
-use std::time::Instant;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use cases::Case;
 use lane::{Lane, Reference, Sort};
@@ -47,6 +53,11 @@ impl Scope {
         }
     }
 
+    /// Without it, a call counts only when something was changed since the call before it.
+    fn counts_every_call(self) -> bool {
+        self == Self::Exhaustive
+    }
+
     fn seeds(self) -> u64 {
         match self {
             Self::Quick => 1,
@@ -59,11 +70,21 @@ impl Scope {
     fn cases(self) -> Vec<(Case, [usize; 3])> {
         let (some, steps): (usize, fn(usize) -> [usize; 3]) = match self {
             Self::Quick => (4, |i| [9, 9, if i == 0 { 60 } else { 300 }]),
-            // A prime, so that the steps do not fall on the same write of every transaction.
-            Self::Ci => (usize::MAX, |i| [1, 3, if i == 0 { 1 } else { 29 }]),
+            // Primes, so that the steps do not fall on the same write of every transaction.
+            Self::Ci => (usize::MAX, |i| [1, 7, if i == 0 { 17 } else { 89 }]),
             Self::Exhaustive => (usize::MAX, |_| [1, 1, 1]),
         };
         Case::all().into_iter().take(some).enumerate().map(|(i, case)| (case, steps(i))).collect()
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quick => "quick",
+            Self::Ci => "ci",
+            Self::Exhaustive => "exhaustive",
+        })
     }
 }
 
@@ -73,42 +94,58 @@ const THREADS: usize = 4;
 #[test]
 fn a_kill_at_any_point_ends_in_the_same_state() {
     no_core_dumps();
+    crate::process::in_memory();
     let scope = Scope::chosen();
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), processor_time());
+    let cost = || processor_time().saturating_sub(before);
     let tally = Tally::default();
-    if let Ok(only) = std::env::var("STACKFERRY_SWEEP_ONLY") {
-        lane::only(&only, &tally);
-        return tally.close(&format!("crash sweep, {only}"), begun.elapsed());
+    let only = std::env::var("STACKFERRY_SWEEP_ONLY").ok();
+    if let Some(point) = only.as_ref().filter(|only| only.contains(':')) {
+        lane::only(point, &tally);
+        return tally.close(&format!("crash sweep, {point}"), begun.elapsed(), cost());
     }
-    for (number, (case, [calls, quiet, journal])) in scope.cases().into_iter().enumerate() {
-        let reference = match Reference::new(&case, 2 * number as u64 + 1) {
-            Ok(reference) => reference,
-            Err(why) => {
-                tally.violation(&case, point::Point::Nowhere, Air::Quiet, &why);
-                continue;
-            }
-        };
-        for (sort, step) in [(Sort::Calls, calls), (Sort::QuietWrites, quiet), (Sort::Journal, journal)] {
-            Lane::new(&case, &reference, sort, step, number as u64).sweep(THREADS, &tally);
+    for (number, (case, steps)) in scope.cases().into_iter().enumerate() {
+        if only.as_ref().is_none_or(|name| *name == case.name()) {
+            sweep(&case, steps, number as u64, &tally);
+            println!("{:>5.0?} so far: {tally}", begun.elapsed());
         }
-        println!(
-            "{:>5.0?} {} ({} calls, {} journal writes): {tally}",
-            begun.elapsed(),
-            case.name(),
-            reference.calls,
-            reference.writes
-        );
     }
-    lane::samples(&Case::all(), scope.seeds(), THREADS, &tally);
-    tally.close(&format!("crash sweep ({scope:?})"), begun.elapsed());
+    if only.is_none() {
+        lane::samples(&Case::all(), scope.seeds(), THREADS, &tally);
+    }
+    tally.close(&format!("crash sweep ({scope})"), begun.elapsed(), cost());
 }
 
-/// Processor time of this process and of all clients so far, in seconds: what the sweep costs, however busy the machine is.
-fn processor_time() -> i64 {
-    use nix::sys::resource::{UsageWho, getrusage};
-    let of =
-        |who| getrusage(who).map_or(0, |usage| usage.user_time().tv_sec() + usage.system_time().tv_sec());
-    of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)
+/// One case with these steps: calls, calls without traffic, journal.
+fn sweep(case: &Case, [calls, quiet, journal]: [usize; 3], number: u64, tally: &Tally) {
+    let (begun, cost, kills) = (Instant::now(), processor_time(), tally.kills());
+    let reference = match Reference::new(case, 2 * number + 1) {
+        Ok(reference) => reference,
+        Err(why) => return tally.violation(case, point::Point::Nowhere, Air::Traffic(2 * number + 1), &why),
+    };
+    for (sort, step) in [(Sort::Calls, calls), (Sort::QuietWrites, quiet), (Sort::Journal, journal)] {
+        Lane::new(case, &reference, sort, step, number).sweep(THREADS, tally);
+    }
+    println!(
+        "{}: {} calls, {} journal writes, {} kills in {:.0?} ({:.0?} of processor time)",
+        case.name(),
+        reference.calls,
+        reference.writes,
+        tally.kills() - kills,
+        begun.elapsed(),
+        processor_time().saturating_sub(cost)
+    );
+}
+
+/// Processor time of this process and of all clients so far: what the sweep costs, however busy the machine is.
+fn processor_time() -> Duration {
+    use nix::sys::{
+        resource::{UsageWho, getrusage},
+        time::{TimeVal, TimeValLike as _},
+    };
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    let of = |who| getrusage(who).map_or(0, |usage| micros(usage.user_time()) + micros(usage.system_time()));
+    Duration::from_micros(of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN))
 }
 
 /// An aborted process must not leave its memory, with keys in it, in a file.

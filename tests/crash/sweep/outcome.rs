@@ -96,8 +96,8 @@ pub fn settled(world: &World) -> Stored {
     all
 }
 
-/// What a rollback must bring back: the devices at the source, and none of ours on the target.
-pub fn at_the_source(stored: &Stored, target: &str) -> Stored {
+/// What a rollback must bring back: the devices at the source but for what is lost, and none of ours on the target.
+pub fn at_the_source(stored: &Stored, target: &str, lost: &[&str]) -> Stored {
     let (source, target) = (format!(" {APP}."), format!(" {target}."));
     let wanted = |key: &String| {
         key.starts_with("source ") && key.contains(&source)
@@ -106,7 +106,11 @@ pub fn at_the_source(stored: &Stored, target: &str) -> Stored {
     stored
         .iter()
         .filter(|(key, _)| wanted(key))
-        .map(|(key, message)| (key.clone(), message.clone()))
+        .map(|(key, message)| {
+            let mut message = message.clone();
+            lost.iter().for_each(|at| path::clear(&mut message, at));
+            (key.clone(), message)
+        })
         .collect()
 }
 

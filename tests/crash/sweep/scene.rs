@@ -7,9 +7,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use stackferry::rehearsal::auditor::{Auditor, Promise, Side, prove_alive};
+use stackferry::rehearsal::{
+    air::{Answer, EtherError},
+    auditor::{Auditor, Promise, Side, prove_alive},
+};
 
 use super::{
+    Scope,
     cases::{Case, Stage},
     kill::Killer,
     outcome::{self, Stored},
@@ -33,6 +37,8 @@ pub enum Air {
     Quiet,
     /// The devices join, send and are sent to between any two calls, by this seed.
     Traffic(u64),
+    /// The same from where the sweep begins; before that by the second seed.
+    After(u64, u64),
 }
 
 impl fmt::Display for Air {
@@ -40,6 +46,7 @@ impl fmt::Display for Air {
         match self {
             Self::Quiet => f.write_str("quiet"),
             Self::Traffic(seed) => write!(f, "traffic-{seed}"),
+            Self::After(seed, first) => write!(f, "traffic-{seed}-after-{first}"),
         }
     }
 }
@@ -48,9 +55,16 @@ impl FromStr for Air {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let seed = text.strip_prefix("traffic-").and_then(|seed| seed.parse().ok());
-        let quiet = (text == "quiet").then_some(Self::Quiet);
-        seed.map(Self::Traffic).or(quiet).ok_or_else(|| format!("`{text}` is no air: quiet or traffic-12"))
+        let wrong = || format!("`{text}` is no air: quiet, traffic-12 or traffic-12-after-3");
+        let number = |seed: &str| seed.parse().map_err(|_| wrong());
+        match (text.strip_prefix("traffic-"), text) {
+            (Some(seeds), _) => match seeds.split_once("-after-") {
+                Some((seed, first)) => Ok(Self::After(number(seed)?, number(first)?)),
+                None => number(seeds).map(Self::Traffic),
+            },
+            (None, "quiet") => Ok(Self::Quiet),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -63,7 +77,7 @@ pub struct Played {
     pub is_write: bool,
     /// Starts after the kill until the killed command ended with 0.
     pub restarts: usize,
-    /// Of each call to either server, whether it may change something.
+    /// Of each call that counts, whether it may change something.
     pub calls: Vec<bool>,
     /// Changes of files of the journal, when they were counted.
     pub writes: Vec<String>,
@@ -76,41 +90,23 @@ pub struct Played {
 /// Everything of one run.
 pub struct Scene {
     pub world: World,
-    killer: Arc<Killer>,
+    pub(super) killer: Arc<Killer>,
     target: &'static str,
-    point: Point,
+    pub(super) point: Point,
     counted: bool,
-    field: Option<Arc<Mutex<Field>>>,
-    auditor: Option<Auditor>,
-    writes: Vec<String>,
-    killed: bool,
-    restarts: usize,
+    pub(super) field: Option<Arc<Mutex<Field>>>,
+    pub(super) auditor: Option<Auditor>,
+    pub(super) writes: Vec<String>,
+    pub(super) killed: bool,
+    pub(super) restarts: usize,
 }
 
 /// Plays `case`. An error is a violation, in words. `counted`: the changes of the journal are counted.
 pub fn play(case: &Case, point: Point, air: Air, counted: bool) -> Result<Played, String> {
     let mut scene = Scene::new(case, point, air, counted);
     let before = outcome::settled(&scene.world);
-    for stage in case.stages() {
-        scene.stage(&stage)?;
-    }
-    if let (Air::Quiet, Some(last)) = (air, case.stages().last()) {
-        scene.again_writes_nothing(last)?;
-    }
-    let stored = match air {
-        Air::Quiet => outcome::whole(&scene.world),
-        Air::Traffic(_) => outcome::settled(&scene.world),
-    };
-    scene.judge(case)?;
-    Ok(Played {
-        killed: scene.killed,
-        is_write: scene.killer.chosen().is_some_and(|call| call.is_write),
-        restarts: scene.restarts,
-        calls: scene.killer.calls(),
-        writes: scene.writes,
-        before,
-        stored,
-    })
+    scene.stages(&case.stages())?;
+    scene.end(case, air, before)
 }
 
 impl Scene {
@@ -122,14 +118,14 @@ impl Scene {
         };
         let (world, on_air) = match air {
             Air::Quiet => (world, None),
-            Air::Traffic(seed) => {
+            Air::Traffic(seed) | Air::After(_, seed) => {
                 let Watched { world, field, auditor } = watched(world, seed);
                 (world, Some((field, auditor)))
             }
         };
         let (field, auditor) = on_air.unzip();
         // After the traffic, so that a kill comes right before or after its call.
-        let killer = Killer::new(&world, point);
+        let killer = Killer::new(&world, point, Scope::chosen().counts_every_call());
         Self {
             world,
             killer,
@@ -142,6 +138,32 @@ impl Scene {
             killed: false,
             restarts: 0,
         }
+    }
+
+    /// One stage after the other.
+    pub fn stages(&mut self, stages: &[Stage]) -> Result<(), String> {
+        stages.iter().try_for_each(|stage| self.stage(stage))
+    }
+
+    /// The verdict, and what there is in the end. `before`: what there was in the beginning.
+    pub fn end(&mut self, case: &Case, air: Air, before: Stored) -> Result<Played, String> {
+        if let (Air::Quiet, Some(last)) = (air, case.stages().last()) {
+            self.again_writes_nothing(last)?;
+        }
+        let stored = match air {
+            Air::Quiet => outcome::whole(&self.world),
+            _ => outcome::settled(&self.world),
+        };
+        self.judge(case)?;
+        Ok(Played {
+            killed: self.killed,
+            is_write: self.killer.chosen().is_some_and(|call| call.is_write),
+            restarts: self.restarts,
+            calls: self.killer.calls(),
+            writes: std::mem::take(&mut self.writes),
+            before,
+            stored,
+        })
     }
 
     /// The command of a stage, until it is over.
@@ -181,15 +203,14 @@ impl Scene {
                 Some(3) if self.restarts < MOST_RESTARTS => continue,
                 code => return Err(format!("{} ended with {code:?}\n{}", stage.verb, words())),
             }
-            if self.field.is_none() || stage.may_wait || (ran.code == Some(0) && !ran.out.contains("waiting"))
-            {
+            if self.field.is_none() || ran.code == Some(0) && is_over(&ran.out, stage.may_wait) {
                 return Ok(());
             }
             again += 1;
             if again > MOST_AGAIN {
                 return Err(format!("{} does not come to an end\n{}", stage.verb, words()));
             }
-            self.stir(100);
+            self.settle();
         }
     }
 
@@ -223,6 +244,14 @@ impl Scene {
         if let Some(field) = &self.field {
             let mut field = lock(field);
             (0..times).for_each(|_| field.stir());
+        }
+    }
+
+    /// What a device waits for comes: some traffic, and in the end everybody is answered by somebody.
+    fn settle(&self) {
+        self.stir(10);
+        if let Some(field) = &self.field {
+            settle(&mut lock(field));
         }
     }
 
@@ -273,6 +302,44 @@ impl Scene {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Every device sends; one that nobody answers joins, and sends again: what waits for a device can go on.
+fn settle(field: &mut Field) {
+    let Field { ether, devices, wrong, .. } = field;
+    for device in devices.iter_mut().filter(|device| !device.is_multicast()) {
+        let answered = |answer: Result<Answer, EtherError>| match answer {
+            Ok(answer) => Ok(answer.answered_by.is_some()),
+            Err(EtherError::Device(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let mut sent = answered(ether.uplink(device, 1, b"up", true));
+        if matches!(sent, Ok(false)) && device.joins() {
+            sent = ether.join(device).and_then(|_| answered(ether.uplink(device, 1, b"up", true)));
+        }
+        if let Err(error) = sent {
+            wrong.push(format!("{:?}: {error}", device.identity().dev_eui));
+        }
+    }
+}
+
+/// True when the same command has nothing left to do. On hold, that is when every device has been begun: `clear` begins
+/// nothing, so one that waits at the source for something on the air would rightly stay there for ever.
+fn is_over(out: &str, on_hold: bool) -> bool {
+    let mut waiting =
+        out.lines().filter(|line| line.contains("waiting: ") || line.contains("cannot come back now"));
+    let begun = ["the clear is on hold", "on the target; not seen there yet"];
+    waiting.all(|line| on_hold && begun.iter().any(|what| line.contains(what)))
+}
+
+#[test]
+fn a_run_on_hold_is_over_once_every_device_is_begun() {
+    let held = "  … 1 device waiting: the clear is on hold (clear.hold)\n  … 1 device waiting: on the target; not seen there yet";
+    assert!(is_over(held, true) && !is_over(held, false));
+    let joined = format!("{held}\n  … 1 device waiting: the device has joined and not sent an uplink yet");
+    assert!(!is_over(&joined, true));
+    assert!(!is_over("  x 1 device cannot come back now: the device has joined", false));
+    assert!(is_over("  + 3 devices moved", false));
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

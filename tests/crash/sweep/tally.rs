@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    Scope,
     cases::Case,
     point::{Moment, Point},
     scene::{Air, Played},
@@ -27,6 +28,12 @@ struct Counts {
     violations: Vec<String>,
 }
 
+impl Counts {
+    fn kills(&self) -> usize {
+        self.before + self.applied + self.replied + self.journal
+    }
+}
+
 /// Counts over all threads.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<Counts>);
@@ -34,6 +41,11 @@ pub struct Tally(Mutex<Counts>);
 impl Tally {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many kills ended as they should.
+    pub fn kills(&self) -> usize {
+        self.counts().kills()
     }
 
     /// A run that ended as it should.
@@ -57,8 +69,9 @@ impl Tally {
     /// A run that did not.
     pub fn violation(&self, case: &Case, point: Point, air: Air, why: &str) {
         let name = format!("{}:{point}:{air}", case.name());
+        let scope = Scope::chosen();
         let text = format!(
-            "{name}: {why}\n  again: STACKFERRY_SWEEP_ONLY={name} cargo test --release --test crash sweep -- --nocapture"
+            "{name}: {why}\n  again: STACKFERRY_SWEEP={scope} STACKFERRY_SWEEP_ONLY={name} cargo test --release --test crash sweep -- --nocapture"
         );
         println!("VIOLATION {text}");
         self.counts().violations.push(text);
@@ -70,8 +83,8 @@ impl Tally {
     }
 
     /// Says what was covered, and fails on any violation.
-    pub fn close(&self, what: &str, time: Duration) {
-        println!("{what}: {self}, in {time:.0?} ({} s of processor time)", super::processor_time());
+    pub fn close(&self, what: &str, time: Duration, cost: Duration) {
+        println!("{what}: {self}, in {time:.0?} ({cost:.0?} of processor time)");
         let counts = self.counts();
         assert!(
             counts.violations.is_empty(),
@@ -84,9 +97,9 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { before, applied, replied, journal, quiet, untouched, restarts, violations } =
-            &*self.counts();
-        let kills = before + applied + replied + journal;
+        let counts = self.counts();
+        let (kills, Counts { before, applied, replied, journal, quiet, untouched, restarts, violations }) =
+            (counts.kills(), &*counts);
         write!(
             f,
             "{kills} kills ({before} before a call, {applied} after it was applied, {replied} after its answer, {journal} at \
