@@ -23,7 +23,7 @@ pub(super) fn device_of(tables: &Tables, change: &Change<'_>) -> Option<String> 
         Table::V2Devices => Some(change.key.to_owned()),
         Table::V2Network => {
             let now = tables.get(&change.table).and_then(|entries| entries.get(change.key));
-            now.map(|now| owner(now)).or_else(|| change.before.map(|before| owner(before)))
+            now.map(|now| owner(now)).or_else(|| change.before.map(owner))
         }
         _ => None,
     }
