@@ -1,4 +1,4 @@
-//! The radio side of the embedded Network, Join and Application Server, and of V2 ([`v2`]).
+//! The radio side of the embedded Network, Join and Application Server, and of V2.
 //!
 //! A PHY payload comes in; the records of the store change as those of The Things Stack 3.32 would (upstream
 //! `pkg/networkserver`, `pkg/joinserver`, `pkg/applicationserver`); PHY payloads go out. There are no gateways, no

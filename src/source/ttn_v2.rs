@@ -1,7 +1,7 @@
 //! The Things Network Stack V2 as a source: discovery, the handler, and how its devices are read and written.
 //!
 //! V2 takes five calls a second for each application and counts all of them (docs/servers.md, V2 rate limit), so calls take
-//! turns: concurrency brings nothing. Devices without a session are read by pages, many with one call ([`look`]).
+//! turns: concurrency brings nothing. Devices without a session are read by pages, many with one call (`look`).
 
 mod look;
 
