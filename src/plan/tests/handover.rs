@@ -4,7 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    map::ttn_v2::{V2Device, f_cnt_down_of, generate::device, last_n_f_cnt_down, records},
+    map::ttn_v2::{
+        V2Device, f_cnt_down_of,
+        generate::{device, same},
+        last_n_f_cnt_down, records,
+    },
     model::device::Records,
     plan::{
         compare::A_F_CNT_DOWN,
@@ -111,7 +115,7 @@ proptest! {
             let mut message = d.message().clone();
             change(&mut message);
             let changed = V2Device::new(message);
-            prop_assert_eq!(with_counts(&changed, 0, 0), with_counts(&d, 0, 0));
+            prop_assert!(same(with_counts(&changed, 0, 0).message(), with_counts(&d, 0, 0).message()));
         }
         let mut message = d.message().clone();
         skip_downlinks(&mut message);
