@@ -1,14 +1,11 @@
 //! The way back to a source that takes a device as a whole (V2).
 
-use super::{
-    device::{Mover, Trouble, changed, retry},
-    mute_target::someone_has_registered_it_anew,
-};
+use super::device::{Mover, Trouble, changed, retry};
 use crate::{
     map::ttn_v2::{V2Device, is_cleared},
     model::device::{Component, Records},
     plan::{
-        finding::{Finding, Severity},
+        finding::{Finding, Kind, Severity},
         handover::{self, Return},
         transform::Found,
     },
@@ -138,4 +135,11 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     pub(super) async fn look_back_whole(&mut self) -> Result<Vec<Finding>, Trouble> {
         Ok(self.decide_return().await?.1.findings)
     }
+}
+
+/// Why a device cannot come back now.
+fn someone_has_registered_it_anew() -> Finding {
+    Finding::new(Kind::ChangedMeanwhile, "somebody has given it keys at the source since it was cleared")
+        .at(Component::Ns)
+        .fix("see who works on this device, then run again")
 }

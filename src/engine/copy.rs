@@ -109,17 +109,24 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 
     /// Sets one path of the target's NS record.
-    pub(super) async fn update_ns(
-        &mut self,
-        mut message: DynamicMessage,
-        path: &str,
+    pub(super) async fn update_ns(&mut self, message: DynamicMessage, path: &str) -> Result<(), wire::Error> {
+        let only = Write { message, paths: vec![path.to_owned()] };
+        let written = self.copy.as_ref().and_then(|c| c.get(Component::Ns));
+        self.update_target(Component::Ns, only, written).await
+    }
+
+    /// Sets some paths of one of the target's records; `written` has the identifiers of the device there.
+    pub(super) async fn update_target(
+        &self,
+        component: Component,
+        mut only: Write,
+        written: Option<&Write>,
     ) -> Result<(), wire::Error> {
         let ids = ["ids.device_id", "ids.application_ids", "ids.dev_eui", "ids.join_eui"];
-        if let Some(write) = self.copy.as_ref().and_then(|c| c.get(Component::Ns)) {
-            path::apply(&mut message, &write.message, &ids);
+        if let Some(written) = written {
+            path::apply(&mut only.message, &written.message, &ids);
         }
-        let only = Write { message, paths: vec![path.to_owned()] };
-        self.ctx.target.update(&self.target_id(), Component::Ns, &only).await
+        self.ctx.target.update(&self.target_id(), component, &only).await
     }
 
     /// Reads a record back and compares it with what was written.

@@ -16,7 +16,6 @@ use crate::{
     model::device::{Component, Record},
     plan::{
         MUTE, compare,
-        finding::{Finding, Kind},
         handover::{self, MARGIN},
         session::{Activation, Carry},
         transform::{self, Found, STARTED_AT, Transformed, Write},
@@ -227,10 +226,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         if paths.is_empty() {
             return Ok(());
         }
-        let ids = ["ids.device_id", "ids.application_ids", "ids.dev_eui", "ids.join_eui"];
-        let mut message = path::project(&write.message, &paths);
-        path::apply(&mut message, &write.message, &ids);
-        self.ctx.target.update(&self.target_id(), component, &Write { message, paths }).await
+        let message = path::project(&write.message, &paths);
+        self.update_target(component, Write { message, paths }, Some(write)).await
     }
 
     /// What the mute of the target is set back to: as it was written, or muted while the source may be live.
@@ -243,11 +240,4 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         }
         Ok(write.message)
     }
-}
-
-/// Why a device cannot come back from the target now.
-pub(super) fn someone_has_registered_it_anew() -> Finding {
-    Finding::new(Kind::ChangedMeanwhile, "somebody has given it keys at the source since it was cleared")
-        .at(Component::Ns)
-        .fix("see who works on this device, then run again")
 }

@@ -98,7 +98,7 @@ pub fn decide(
 }
 
 /// A device whose join was accepted uses its new session from now on, and no path takes it to the Application Server.
-fn waits_for_uplink(there: &Records) -> Result<(), Box<Finding>> {
+pub(super) fn waits_for_uplink(there: &Records) -> Result<(), Box<Finding>> {
     let Some(ns) = &there.ns else { return Ok(()) };
     let sent =
         path::has(&ns.0, "pending_session") && !path::has(&ns.0, "pending_mac_state.queued_join_accept");

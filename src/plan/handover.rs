@@ -4,6 +4,7 @@ use prost_reflect::{DynamicMessage, Value};
 use zeroize::Zeroizing;
 
 use super::{
+    back::waits_for_uplink,
     compare,
     finding::{Finding, Kind, Severity},
     transform::Copy,
@@ -65,9 +66,8 @@ pub fn begin_session(device: &mut DynamicMessage) {
 
 /// What V2 is given, with what it has counted itself since that was decided: in AppKey-only clears its session goes on.
 pub fn with_counts_of(given: &V2Device, now: &V2Device) -> V2Device {
-    let session = |d: &V2Device| (d.dev_addr(), d.nwk_s_key());
     let mut message = given.message().clone();
-    if now.has_session() && session(given) == session(now) {
+    if now.has_session() && !has_joined(given, now) {
         let up = given.f_cnt_up().max(now.f_cnt_up());
         let down = given.f_cnt_down().max(now.f_cnt_down());
         path::set(&mut message, "lorawan_device.f_cnt_up", Value::U32(up));
@@ -91,15 +91,11 @@ pub fn has_joined(before: &V2Device, now: &V2Device) -> bool {
 /// Why the device cannot return now: it stays on the target.
 pub fn back(sealed: &V2Device, there: &Records) -> Result<Return, Box<Finding>> {
     let mut findings: Vec<_> = sealed.is_otaa().then(nonces).into_iter().collect();
+    waits_for_uplink(there)?;
     let Some(ns) = &there.ns else {
         let device = V2Device::new(restored(sealed, None, 0, 0));
         return Ok(Return { device, findings });
     };
-    if path::has(&ns.0, "pending_session") && !path::has(&ns.0, "pending_mac_state.queued_join_accept") {
-        let text = "the device has joined the target and not sent an uplink yet";
-        let finding = Finding::new(Kind::PendingSession, text).at(Component::Ns);
-        return Err(Box::new(finding.fix("run again after its next uplink")));
-    }
     let session = session(ns, there.as_.as_ref())?;
     if let Some(session) = session.as_ref().filter(|s| sealed.dev_addr() != Some(s.dev_addr)) {
         let text = format!(

@@ -217,9 +217,7 @@ impl TtnV2Source {
         let method = "/handler.ApplicationManager/GetDevice";
         match self.call_in(turn, method, self.identifier(device), self.about(device)).await {
             Ok(answer) => Ok(Some(V2Device::new(answer.message))),
-            Err(error) if *error.kind() == Kind::NotFound && !error.message().contains("Application not") => {
-                Ok(None)
-            }
+            Err(error) if is_no_device(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -235,6 +233,11 @@ impl TtnV2Source {
         };
         Error::unsupported(self.0.settings.side, endpoint, what)
     }
+}
+
+/// True when the application has no such device; the same status is given when the handler has no such application.
+fn is_no_device(error: &Error) -> bool {
+    *error.kind() == Kind::NotFound && !error.message().contains("Application not")
 }
 
 /// What discovery announces of a handler: the first address of its list, and the certificate that alone is trusted.
@@ -315,9 +318,7 @@ impl Source for TtnV2Source {
         }
         let method = "/handler.ApplicationManager/DeleteDevice";
         match self.call(method, self.identifier(device), self.about(device)).await {
-            Err(error) if *error.kind() == Kind::NotFound && !error.message().contains("Application not") => {
-                Ok(())
-            }
+            Err(error) if is_no_device(&error) => Ok(()),
             deleted => deleted.map(drop),
         }
     }

@@ -50,7 +50,7 @@ pub struct V2World {
     // First, so that the folder is searched while it is there.
     _searched: AtTheEnd,
     pub v2: Arc<TtnV2>,
-    pub served: Option<ServedTtnV2>,
+    pub served: ServedTtnV2,
     pub target: Side,
     pub dir: TempDir,
     // Last, so that the servers are dropped while it runs.
@@ -130,19 +130,12 @@ impl V2World {
         let target = runtime.block_on(serve(Arc::clone(&tts), listen, None)).expect("loopback");
         let dir = tempfile::tempdir().expect("a folder");
         let searched = AtTheEnd { canaries, folder: dir.path().to_owned() };
-        Self {
-            _searched: searched,
-            v2,
-            served: Some(served),
-            target: Side { tts, served: target },
-            dir,
-            _runtime: runtime,
-        }
+        Self { _searched: searched, v2, served, target: Side { tts, served: target }, dir, _runtime: runtime }
     }
 
     /// Where V2 listens.
     pub fn served(&self) -> &ServedTtnV2 {
-        self.served.as_ref().expect("it is served")
+        &self.served
     }
 
     /// IDs of all devices at V2, in order.

@@ -190,8 +190,13 @@ impl Checker<'_, '_> {
     }
 
     fn address(&mut self, raw: Option<At<String>>, path: &str, insecure: bool) -> Option<Address> {
+        self.address_at(raw, path, if insecure { PLAINTEXT_PORT } else { TLS_PORT })
+    }
+
+    /// An address; `port` where it names none.
+    pub(super) fn address_at(&mut self, raw: Option<At<String>>, path: &str, port: u16) -> Option<Address> {
         let raw = raw?;
-        match Address::parse(&raw.value, if insecure { PLAINTEXT_PORT } else { TLS_PORT }) {
+        match Address::parse(&raw.value, port) {
             Ok(address) => Some(address),
             Err(error) => {
                 let help = error.instead.map_or_else(

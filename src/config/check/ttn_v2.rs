@@ -5,9 +5,9 @@ use super::{
         address::{Address, DISCOVERY_PORT, HANDLER_PORT},
         checked::{Application, Clear, ClearMode, Rollout, Side, Transform, TtnV2},
         diagnostic::{Diagnostic, Place},
-        env::{FREQUENCY_PLAN, OVERRIDES},
+        env::FREQUENCY_PLAN,
         raw::RawTtnV2,
-        read::{At, join},
+        read::join,
     },
     Checker,
 };
@@ -52,19 +52,6 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn address_at(&mut self, raw: Option<At<String>>, path: &str, port: u16) -> Option<Address> {
-        let raw = raw?;
-        let parsed = Address::parse(&raw.value, port);
-        if let Err(error) = &parsed {
-            let help = error.instead.as_ref().map_or_else(
-                || "write `host` or `host:port`".to_owned(),
-                |instead| format!("write \"{instead}\""),
-            );
-            self.error(&raw.at, format!("`{path}` cannot be used"), error.problem, help);
-        }
-        parsed.ok()
-    }
-
     /// What a V2 source asks of the rest of the file.
     pub(super) fn with_ttn_v2(
         &mut self,
@@ -87,9 +74,7 @@ impl Checker<'_, '_> {
             let text = format!("application `{}` has no access key", application.source);
             self.error(&Place::Whole, text, "", help);
         }
-        let variable =
-            OVERRIDES.iter().find(|over| over.variable == FREQUENCY_PLAN).map(|over| over.variable);
-        let plan = variable.and_then(|name| self.reader.env().get(name)).filter(|plan| !plan.is_empty());
+        let plan = self.reader.env().get(FREQUENCY_PLAN).filter(|plan| !plan.is_empty());
         if plan.is_some() {
             transform.default_frequency_plan = plan;
         }
