@@ -112,6 +112,9 @@ impl State {
                     next.done.remove(&step);
                     next.open.remove(&step);
                 }
+                if self.lived_before() {
+                    next.done.insert(Step::UnmuteTarget);
+                }
             }
             Event::Undone => next = Self::default(),
             Event::Finished => next.finished = true,

@@ -404,7 +404,7 @@ fn outcome(trouble: Trouble) -> Result<Outcome, LogError> {
 }
 
 /// A read that failed after a write of the same step: the write stands.
-fn unsure(trouble: Trouble, written: bool) -> Trouble {
+pub(super) fn unsure(trouble: Trouble, written: bool) -> Trouble {
     match trouble {
         Trouble::Retry { why, maybe_applied } => {
             Trouble::Retry { why, maybe_applied: maybe_applied || written }

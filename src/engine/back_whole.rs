@@ -24,7 +24,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             return Err(Trouble::Refuse(changed(text, Component::Ns)));
         }
         let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
-        self.nobody_has_given_it_keys(now.v2.as_ref())?;
+        self.nobody_has_given_it_keys(now.v2.as_ref()).await?;
         let back = self.what_returns(&there).await?;
         Ok((there, back))
     }
@@ -45,12 +45,13 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     }
 
     /// What somebody else has done to the source since is not overwritten.
-    fn nobody_has_given_it_keys(&self, now: Option<&V2Device>) -> Result<(), Trouble> {
-        let state = self.log.state();
+    async fn nobody_has_given_it_keys(&self, now: Option<&V2Device>) -> Result<(), Trouble> {
+        let (state, sealed) = (self.log.state(), self.sealed_source().await?);
         let restores = [Component::Ns, Component::Is].into_iter().any(|c| state.touched(Step::Restore(c)));
         match now {
             Some(now) if state.has(Step::Clear(Component::Ns)) && !restores => {
-                if is_cleared(now.message(), false) {
+                // One that joins may have joined in the moment of the clear.
+                if is_cleared(now.message(), !sealed.is_otaa()) {
                     Ok(())
                 } else {
                     Err(Trouble::Refuse(someone_has_registered_it_anew()))
@@ -89,14 +90,15 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let given = self.given_back().await?;
         let turn = self.ctx.source.turn().await;
         let now = self.ctx.source.read_in(&turn, &self.name.device).await.map_err(retry)?;
-        if now.v2.as_ref().is_some_and(|now| handover::has_returned(&given, now)) {
-            self.intent(step).await?;
+        // An attempt of ours. Without one the keys may be there and gone from V2's Network Server: a clear that was half done.
+        let ours = self.log.state().is_open(step);
+        if ours && now.v2.as_ref().is_some_and(|now| handover::has_returned(&given, now)) {
             return self.done(step, Ok(())).await;
         }
-        self.nobody_has_given_it_keys(now.v2.as_ref())?;
+        self.nobody_has_given_it_keys(now.v2.as_ref()).await?;
         let mut given = self.as_it_went_on(given).await?;
         if let Some(now) = &now.v2 {
-            given = handover::with_counts_of(&given, now);
+            given = handover::with_counts_of(&given, now, &self.sealed_source().await?);
         }
         self.intent(step).await?;
         let done = self.ctx.source.write_whole(&turn, &self.name.device, &given).await;

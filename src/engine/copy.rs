@@ -168,7 +168,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     pub(super) async fn await_seen(&mut self) -> Result<(), Trouble> {
         let write = self.write(Component::Ns).await?;
         let record = self.on_target(Component::Ns, &write).await?;
-        if !record.is_some_and(|r| compare::was_heard(&write, &r)) {
+        let heard = if self.is_mute_target() { compare::was_heard_since } else { compare::was_heard };
+        if !record.is_some_and(|r| heard(&write, &r)) {
             return Err(Trouble::Wait("on the target; not seen there yet".into()));
         }
         self.intent(Step::AwaitSeen).await?;
@@ -237,6 +238,9 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let others = compare::other_device(&write, &record);
         if !others.is_empty() {
             return Err(Trouble::Block(not_equal(component, others)));
+        }
+        if self.is_mute_target() && !self.log.state().goes_back() && component == Component::Ns {
+            self.source_has_its_keys().await?;
         }
         if self.log.state().goes_back() {
             self.nobody_edited_the_target(component, &record).await?;

@@ -30,6 +30,8 @@ use crate::{
 const LOOKS: u32 = 2;
 /// How often a device that changed at a source that cannot be muted is copied anew in one run.
 const ANEW: u32 = 3;
+/// How often a clear is tried in one run at a source that cannot be muted, each time from a new look.
+const CLEARS: u32 = 10;
 /// What a server may still be doing with a call whose answer was lost is over by then.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -116,6 +118,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         let mut refused = None;
         let mut looks = LOOKS;
         let mut anew = ANEW;
+        let mut clears = CLEARS;
         loop {
             if self.ctx.abort.is_cancelled() {
                 return Ok(Outcome::Stopped("interrupted".into()));
@@ -184,6 +187,11 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     // A create whose answer was lost: the record on the target tells, and reading it is safe.
                     if maybe_applied && matches!(step, Step::Create(_) | Step::Restore(_)) && looks > 0 {
                         looks -= 1;
+                        tokio::time::sleep(LOOK_AFTER).await;
+                        continue;
+                    }
+                    if self.is_mute_target() && step == Step::Clear(Component::Ns) && clears > 1 {
+                        clears -= 1;
                         tokio::time::sleep(LOOK_AFTER).await;
                         continue;
                     }
@@ -283,7 +291,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         if self.ctx.source_can_be_muted {
             return self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry);
         }
-        let found = self.ctx.source.look(&self.name.device).await.map_err(retry)?;
+        let found = self.ctx.source.first_look(&self.name.device).await.map_err(retry)?;
         match found.v2 {
             Some(_) => Ok(found),
             None => {

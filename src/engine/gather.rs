@@ -247,7 +247,9 @@ async fn input(
         None => None,
     };
     if begun.is_some() {
-        return Ok(Input { id, found: Found::default(), begun, holder: None });
+        // What V2 lists of it tells which MAC defaults it needs when it is copied anew.
+        let found = Found { v2: listed.v2, ..Found::default() };
+        return Ok(Input { id, found, begun, holder: None });
     }
     let found = job.source.read(&id, listed).await?;
     let holder = holder(job, &found, existing).await?;

@@ -101,7 +101,13 @@ impl<S: Source> Source for Guarded<S> {
         self.place.look(device).await
     }
 
+    async fn first_look(&self, device: &DeviceId) -> Result<Found, Error> {
+        self.place.first_look(device).await
+    }
+
     async fn turn(&self) -> Turn {
+        // What is read in a turn is about to be written: the lock must not take its time in between.
+        self.lock.before_write().await;
         self.place.turn().await
     }
 

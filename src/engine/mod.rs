@@ -3,6 +3,7 @@
 pub mod application;
 mod back;
 mod back_whole;
+mod clear_whole;
 mod copy;
 pub mod device;
 pub mod event;
@@ -11,7 +12,6 @@ mod guarded;
 pub mod lock;
 pub mod log;
 mod mute_target;
-
 pub mod rehearse;
 pub mod rollback;
 pub mod run;

@@ -1,25 +1,18 @@
-//! The steps of mute-target, for a source that cannot be muted (V2): the copy is made muted, the source is looked at once
-//! more right before it is cleared, and the target goes on with the larger counters (docs/strategies.md).
+//! The steps of mute-target, for a source that cannot be muted (V2): the copy is made muted, and once the source is cleared
+//! (`clear_whole`) the target goes on with the larger counters (docs/strategies.md).
 
 use prost_reflect::{DynamicMessage, Value};
 
-use super::{
-    device::{Mover, Trouble, changed, retry},
-    event::Event,
-};
+use super::device::{Mover, Trouble, changed};
 use crate::{
     config::{ClearMode, ClearWhen},
-    map::{
-        path,
-        ttn_v2::{V2Device, cleared, is_cleared},
-    },
+    map::path,
     model::device::{Component, Record},
     plan::{
         MUTE, compare,
         handover::{self, MARGIN},
         session::{Activation, Carry},
-        transform::{self, Found, STARTED_AT, Transformed, Write},
-        ttn_v2,
+        transform::{self, STARTED_AT, Transformed, Write},
     },
     source::Source,
     step::{Event as Logged, Recipe, Step, Strategy},
@@ -61,108 +54,6 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let copy = self.log.seal_copy("copy", &transformed.copy).await?;
         self.copy = Some(transformed.copy);
         Ok(self.log.record(&Logged::Reread { seal, copy, recipe }).await?)
-    }
-
-    /// The last look before the clear, against the seal as it is on disk. With a session the source is kept to ourselves
-    /// until it is cleared, as its counters go on and a join would change it.
-    pub(super) async fn look_once_more(&mut self) -> Result<(), Trouble> {
-        let sealed = self.log.first_snapshot().await?;
-        let has_session = sealed.v2.as_ref().is_some_and(V2Device::has_session);
-        let now = if has_session {
-            let turn = self.ctx.source.turn().await;
-            let now = self.ctx.source.read_in(&turn, &self.name.device).await.map_err(retry)?;
-            self.turn = Some(turn);
-            now
-        } else {
-            self.ctx.source.look(&self.name.device).await.map_err(retry)?
-        };
-        let changes = ttn_v2::same_device(&sealed, &now);
-        if !changes.is_none() {
-            self.turn = None;
-            let text = "the source changed while the device was copied: it is copied anew";
-            return Err(Trouble::Refuse(changed(text, Component::Ns).paths(changes.words())));
-        }
-        let seal = self.log.seal_found("source-3", &now).await?;
-        self.looked = true;
-        Ok(self.log.record(&Logged::Checked { seal }).await?)
-    }
-
-    /// `Ns`: sets the keys at the source to zeros and reads that back. `Is`: removes the whole device there.
-    pub(super) async fn clear_whole(&mut self, component: Component) -> Result<(), Trouble> {
-        let step = Step::Clear(component);
-        if component == Component::Is {
-            self.intent(step).await?;
-            let done = self.ctx.source.clear(&self.name.device, component).await;
-            return self.done(step, done).await;
-        }
-        let session = self.log.state().recipe().is_some_and(|r| r.counters);
-        if self.log.state().is_open(step) {
-            let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
-            match &now.v2 {
-                Some(v2) if is_cleared(v2.message(), session) => return self.done(step, Ok(())).await,
-                Some(_) => self.surely_not_cleared(step).await?,
-                None => return Err(Trouble::Block(changed("the source's device is gone", component))),
-            }
-        }
-        // Looked at by an earlier run; or with a session, when the look must be the call before this one.
-        let talks = self.log.first_snapshot().await?.v2.is_some_and(|v2| v2.has_session());
-        if !self.looked || (talks && self.turn.is_none()) {
-            self.look_once_more().await?;
-        }
-        let seen = self.log.last_seen().await?;
-        let Some(v2) = seen.v2 else {
-            return Err(Trouble::Block(changed("the sealed snapshot holds no V2 device", component)));
-        };
-        let mut message = cleared(v2.message(), session);
-        if !session && v2.has_session() {
-            handover::skip_downlinks(&mut message);
-        }
-        let message = V2Device::new(message);
-        let turn = match self.turn.take() {
-            Some(turn) => turn,
-            None => self.ctx.source.turn().await,
-        };
-        self.intent(step).await?;
-        let done = self.ctx.source.write_whole(&turn, &self.name.device, &message).await;
-        drop(turn);
-        if done.is_err() {
-            return self.done(step, done).await;
-        }
-        self.is_cleared_at_the_source(session, &v2).await?;
-        self.done(step, Ok(())).await
-    }
-
-    /// An attempt that was interrupted has changed nothing: the device is looked at from the start.
-    async fn surely_not_cleared(&mut self, step: Step) -> Result<(), Trouble> {
-        let why = "interrupted before it was done".to_owned();
-        Ok(self.log.record(&Logged::Failed { step, maybe_applied: false, why }).await?)
-    }
-
-    /// Reads back that the keys are gone.
-    async fn is_cleared_at_the_source(&mut self, session: bool, before: &V2Device) -> Result<(), Trouble> {
-        let now = self.ctx.source.look(&self.name.device).await.map_err(retry)?;
-        let Some(now) = &now.v2 else {
-            return Err(Trouble::Block(changed("the source's device is gone", Component::Ns)));
-        };
-        if !is_cleared(now.message(), session) {
-            let why = "the source still holds the keys that were cleared".to_owned();
-            return Err(Trouble::Retry { why, maybe_applied: true });
-        }
-        if !session && handover::has_joined(before, now) {
-            let text = format!(
-                "{}: it joined the source in the moment in which it was cleared: it goes on there until it joins again",
-                self.name
-            );
-            self.ctx.events.send(Event::Note(text));
-            // The counters that were written are not those of its new session.
-            let mut message = cleared(now.message(), false);
-            handover::begin_session(&mut message);
-            let turn = self.ctx.source.turn().await;
-            let written =
-                self.ctx.source.write_whole(&turn, &self.name.device, &V2Device::new(message)).await;
-            written.map_err(retry)?;
-        }
-        Ok(())
     }
 
     /// The larger FCntUp of both sides, and the source's FCntDown with a margin for what it has sent since it was read.

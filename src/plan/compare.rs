@@ -169,6 +169,19 @@ pub fn was_heard(write: &Write, read: &Record) -> bool {
     }
 }
 
+/// As [`was_heard`], for a copy that heard uplinks before it went live, with the counters that it had then.
+pub fn was_heard_since(counted: &Write, read: &Record) -> bool {
+    match (session_of(&read.0), session_of(&counted.message)) {
+        (None, _) => false,
+        (now, then) if now != then => joins(counted),
+        // Not only more: a device that resets its counters begins at zero.
+        _ => {
+            let up = |m: &DynamicMessage| path::number(m, "session.last_f_cnt_up");
+            up(&read.0) != up(&counted.message)
+        }
+    }
+}
+
 /// True when the device that was written joins over the air.
 fn joins(write: &Write) -> bool {
     path::flag(&write.message, "supports_join")

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     map::{
         path,
-        ttn_v2::{Session, V2Device, f_cnt_down_of, last_n_f_cnt_down, restored},
+        ttn_v2::{
+            Session, V2Device, cleared, f_cnt_down_of, is_cleared, last_n_f_cnt_down, restored,
+            without_session,
+        },
     },
     model::{
         device::{Component, Record, Records},
@@ -58,22 +61,71 @@ pub fn skip_downlinks(device: &mut DynamicMessage) {
     path::set(device, at, Value::U32(next));
 }
 
-/// The device with its counters as those of a session that has just begun: it joined while it was written to.
-pub fn begin_session(device: &mut DynamicMessage) {
-    path::set(device, "lorawan_device.f_cnt_up", Value::U32(0));
-    path::set(device, "lorawan_device.f_cnt_down", Value::U32(MARGIN));
+/// What a reading says of a write that was to clear the device.
+#[derive(Debug)]
+pub enum AfterClear {
+    /// It took effect.
+    Cleared,
+    /// It took effect, and the device has joined in that moment: it goes on with that session until it joins again. The message
+    /// gives it counters of its own; `None` where it has those.
+    Joined(Option<V2Device>),
+    /// The keys are still there.
+    Live,
 }
 
-/// What V2 is given, with what it has counted itself since that was decided: in AppKey-only clears its session goes on.
-pub fn with_counts_of(given: &V2Device, now: &V2Device) -> V2Device {
-    let mut message = given.message().clone();
-    if now.has_session() && !has_joined(given, now) {
-        let up = given.f_cnt_up().max(now.f_cnt_up());
-        let down = given.f_cnt_down().max(now.f_cnt_down());
-        path::set(&mut message, "lorawan_device.f_cnt_up", Value::U32(up));
-        path::set(&mut message, "lorawan_device.f_cnt_down", Value::U32(down));
-        skip_downlinks(&mut message);
+/// Judges a clear. `before` is what the write was made of; `session`: the session was to go too.
+pub fn after_clear(before: &V2Device, now: &V2Device, session: bool) -> AfterClear {
+    let joined = has_joined(before, now);
+    if is_cleared(now.message(), session) {
+        return match !session && joined {
+            true => AfterClear::Joined(Some(counts_of_new_session(before, now))),
+            false => AfterClear::Cleared,
+        };
     }
+    // The join was stored after the write: V2 stores of a join what it changes alone (`core/networkserver/activation.go`).
+    if session && before.is_otaa() && !now.is_otaa() && joined {
+        return AfterClear::Joined(None);
+    }
+    AfterClear::Live
+}
+
+/// True when a device has no key any more that it had before.
+pub fn lost_its_keys(before: &V2Device, now: &V2Device) -> bool {
+    before.is_otaa() && !now.is_otaa() || before.is_abp() && !now.has_session()
+}
+
+/// Largest step of a counter that a device takes (LoRaWAN 1.0.2 §4.3.1.5, `MAX_FCNT_GAP`).
+const MAX_FCNT_GAP: u32 = 16_384;
+
+/// The write that cleared the AppKey gave the counters of the session before to one that has begun since.
+fn counts_of_new_session(before: &V2Device, now: &V2Device) -> V2Device {
+    // That none of its uplinks was taken since shows in the counter; what it has counted itself stays.
+    let written = before.has_session() && now.f_cnt_up() == before.f_cnt_up();
+    let up = if written { 0 } else { now.f_cnt_up() };
+    let down = if now.f_cnt_down() < MAX_FCNT_GAP { now.f_cnt_down().max(MARGIN) } else { MARGIN };
+    let mut message = cleared(now.message(), false);
+    path::set(&mut message, "lorawan_device.f_cnt_up", Value::U32(up));
+    path::set(&mut message, "lorawan_device.f_cnt_down", Value::U32(down));
+    V2Device::new(message)
+}
+
+/// What V2 is given, with what it has counted itself since that was decided: in AppKey-only clears its session goes on, and a
+/// device may have joined it in the moment of the clear. `sealed` is the last that was seen of it before.
+pub fn with_counts_of(given: &V2Device, now: &V2Device, sealed: &V2Device) -> V2Device {
+    let other = has_joined(given, now);
+    // A session that came from the target is newer than any of V2's.
+    let from_target = has_joined(sealed, given);
+    if !now.has_session() || other && from_target {
+        return given.clone();
+    }
+    let mut message = if other { without_session(given) } else { given.message().clone() };
+    let (up, down) = match other {
+        true => (now.f_cnt_up(), now.f_cnt_down()),
+        false => (given.f_cnt_up().max(now.f_cnt_up()), given.f_cnt_down().max(now.f_cnt_down())),
+    };
+    path::set(&mut message, "lorawan_device.f_cnt_up", Value::U32(up));
+    path::set(&mut message, "lorawan_device.f_cnt_down", Value::U32(down));
+    skip_downlinks(&mut message);
     V2Device::new(message)
 }
 

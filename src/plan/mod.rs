@@ -166,7 +166,7 @@ pub fn devices(
     let mut plans: Vec<_> = inputs.iter().map(|input| device(input, existing, facts, wishes)).collect();
     plans.sort_by(|a, b| a.id.cmp(&b.id));
     for (id, finding) in ttn_v2::across(inputs) {
-        if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id) {
+        if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id && !plan.was_begun) {
             plan.findings.push(finding);
         }
     }

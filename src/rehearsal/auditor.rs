@@ -120,6 +120,7 @@ impl Auditor {
             protected: Side::Source,
             sides: [SideState::default(), SideState::default()],
             floors: Floors::default(),
+            young: BTreeSet::new(),
             ever_live: BTreeMap::new(),
             breaches: Vec::new(),
         })))
@@ -196,6 +197,8 @@ struct State {
     protected: Side,
     sides: [SideState; 2],
     floors: Floors,
+    /// Sessions that began at V2 when the target had its copy already (`counters`).
+    young: BTreeSet<Fingerprint>,
     /// What each device has been live with, by side and key.
     ever_live: BTreeMap<(Side, String), Live>,
     breaches: Vec<Breach>,

@@ -69,6 +69,10 @@ impl Source for AnySource {
         forward!(self, s => s.look(device))
     }
 
+    async fn first_look(&self, device: &DeviceId) -> Result<Found, Error> {
+        forward!(self, s => s.first_look(device))
+    }
+
     async fn turn(&self) -> Turn {
         forward!(self, s => s.turn())
     }

@@ -39,6 +39,12 @@ pub trait Source: Send + Sync {
         self.read(device, Found::default())
     }
 
+    /// As [`Source::look`], for a device that is looked at once more before anything is done to it: what was listed counts
+    /// once, however old it is.
+    fn first_look(&self, device: &DeviceId) -> impl Future<Output = Result<Found, Error>> + Send {
+        self.look(device)
+    }
+
     /// Waits until nobody else calls the source.
     fn turn(&self) -> impl Future<Output = Turn> + Send {
         std::future::ready(Turn::default())

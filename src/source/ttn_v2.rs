@@ -5,9 +5,12 @@
 
 mod look;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use prost_reflect::{DynamicMessage, Value};
@@ -29,13 +32,15 @@ use crate::{
         transform::{Found, Write},
     },
     proto,
-    wire::{About, Answer, Call, Client, Endpoint, Error, Kind, Settings, Tls},
+    wire::{About, Answer, Call, Client, Endpoint, Error, Kind, Repeat, Settings, Tls},
 };
 
 /// Devices on one page of a list: V2 answers a thousand in 170 kB.
 const PAGE: u64 = 1000;
 /// Readings of the list before it counts as never at rest.
 const READINGS: u32 = 6;
+/// How long a write may be put off after it was decided.
+const FRESH: Duration = Duration::from_secs(2);
 /// Length of a session key ID, in bytes (`pkg/joinserver` draws as many).
 const SESSION_KEY_ID: usize = 16;
 
@@ -271,7 +276,7 @@ fn nothing() -> Found {
 impl Source for TtnV2Source {
     async fn list(&self) -> Result<Vec<Found>, Error> {
         let devices = self.pages().await?;
-        self.0.looks.learn_order(&devices);
+        self.0.looks.learn(&devices);
         Ok(devices.into_iter().map(found).collect())
     }
 
@@ -287,6 +292,13 @@ impl Source for TtnV2Source {
         self.look_by_page(device).await
     }
 
+    async fn first_look(&self, device: &DeviceId) -> Result<Found, Error> {
+        match self.0.looks.take_listed(device) {
+            Some(v2) => Ok(found(v2)),
+            None => self.look_by_page(device).await,
+        }
+    }
+
     async fn turn(&self) -> Turn {
         Turn(Some(self.turn_to_call().await))
     }
@@ -300,7 +312,9 @@ impl Source for TtnV2Source {
 
     async fn write_whole(&self, turn: &Turn, device: &DeviceId, v2: &V2Device) -> Result<(), Error> {
         let method = "/handler.ApplicationManager/SetDevice";
-        let (message, about) = (v2.message().clone(), self.about(device));
+        // What it was made of grows old: the caller looks again before another attempt.
+        let about = Call { repeat: Repeat::OnlyIfNotApplied, within: Some(FRESH), ..self.about(device) };
+        let message = v2.message().clone();
         match &turn.0 {
             Some(turn) => self.call_in(turn, method, message, about).await,
             None => self.call(method, message, about).await,

@@ -20,6 +20,8 @@ pub(super) struct Undo {
     goes_back: bool,
     /// True when the target has to be muted first.
     mutes_target: bool,
+    /// True when the target had been unmuted by this move (mute-target).
+    was_live: bool,
     /// Records of ours that were on the target when it began.
     made: BTreeSet<Component>,
     /// Seals of the target's records and of what the source gets; the components to which something is written.
@@ -34,6 +36,7 @@ impl Undo {
             why: why.to_owned(),
             goes_back: false,
             mutes_target: false,
+            was_live: false,
             made: BTreeSet::new(),
             read_back: None,
         }
@@ -48,6 +51,7 @@ impl Undo {
         Self {
             goes_back: mutes_target || cleared,
             mutes_target,
+            was_live: state.has(Step::UnmuteTarget),
             made: state.made().collect(),
             ..Self::before_clear(kind, why)
         }
@@ -61,6 +65,11 @@ impl State {
     /// True when the device returns with what it has become on the target.
     pub fn goes_back(&self) -> bool {
         self.undo.as_ref().is_some_and(|u| u.goes_back)
+    }
+
+    /// True when the target is live again once a rollback is given up.
+    pub(super) fn lived_before(&self) -> bool {
+        self.undo.as_ref().is_some_and(|u| u.was_live)
     }
 
     /// Seals of the target's records and of what the source gets.

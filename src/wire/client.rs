@@ -81,6 +81,8 @@ pub struct Call {
     pub about: About,
     /// Time for one attempt, where it differs from the settings.
     pub deadline: Option<Duration>,
+    /// Time for all attempts and waits together, where it is shorter than that of the settings.
+    pub within: Option<Duration>,
     /// Metadata of this call alone.
     pub metadata: Vec<(&'static str, u64)>,
 }
@@ -88,7 +90,7 @@ pub struct Call {
 impl Call {
     /// A call that can be repeated.
     pub fn safe(about: About) -> Self {
-        Self { repeat: Repeat::Safe, about, deadline: None, metadata: Vec::new() }
+        Self { repeat: Repeat::Safe, about, deadline: None, within: None, metadata: Vec::new() }
     }
 
     /// A create.
@@ -221,7 +223,9 @@ impl Client {
         request: DynamicMessage,
         call: Call,
     ) -> Result<Answer, Error> {
-        let mut tries = Tries::new(self.0.settings.retry, call.repeat);
+        let policy = self.0.settings.retry;
+        let total = call.within.map_or(policy.total, |within| within.min(policy.total));
+        let mut tries = Tries::new(RetryPolicy { total, ..policy }, call.repeat);
         let fail = |failure, tries: &Tries| {
             Error::new(failure, self.side(), self.endpoint()).of_call(
                 method,
@@ -322,7 +326,7 @@ impl Client {
         mut result: Result<Reply, Refusal>,
     ) -> Result<Answer, Failure> {
         if let (Dialect::TtnV2, Err(refusal)) = (self.0.dialect, &mut result) {
-            ttn_v2::interpret(&mut refusal.failure);
+            ttn_v2::interpret(method, &mut refusal.failure);
         }
         let (limits, refused) = match &result {
             Ok(reply) => (Limits::from_headers(&reply.metadata), false),

@@ -24,13 +24,16 @@ const OUT_OF_REACH: &[&str] = &[
     "504 ",
 ];
 
+/// What the account server says of a key, before anything is done.
+const ABOUT_THE_KEY: &[&str] = &["access key", "Application not found", "Auth server"];
+
 /// True for a method of V2.
 pub(super) fn is(method: &str) -> bool {
     method.starts_with("/handler.") || method.starts_with("/discovery.")
 }
 
 /// Sets the kind and outcome of a failure right, by the server's words.
-pub(super) fn interpret(failure: &mut Failure) {
+pub(super) fn interpret(method: &str, failure: &mut Failure) {
     use Outcome::{NotApplied, Unknown};
     let Some(status) = &failure.status else { return };
     let words = status.message.as_str();
@@ -42,27 +45,40 @@ pub(super) fn interpret(failure: &mut Failure) {
             Some((Kind::Invalid { field: None }, NotApplied))
         }
         // The NS half is written by then.
-        Code::Unknown if words.contains("custom attributes") => {
+        Code::Unknown if ATTRIBUTES.iter().any(|sign| words.contains(sign)) => {
             Some((Kind::Invalid { field: None }, Unknown))
         }
         Code::Unknown if words.starts_with("strconv.") => Some((Kind::Invalid { field: None }, NotApplied)),
+        Code::Unknown if ABOUT_THE_KEY.iter().any(|sign| words.contains(sign)) => {
+            Some((Kind::Unauthenticated, NotApplied))
+        }
+        // The handler's own store, when the NS half is written; or the account server, when nothing is.
+        Code::Unknown if writes(method) => Some((Kind::Unavailable, Unknown)),
         Code::Unknown if OUT_OF_REACH.iter().any(|sign| words.contains(sign)) => {
             Some((Kind::Unavailable, NotApplied))
         }
-        // What the account server says of the key comes with this code, before anything is done.
         Code::Unknown => Some((Kind::Unauthenticated, NotApplied)),
         Code::InvalidArgument if words.contains("neither token nor key present") => {
             Some((Kind::Unauthenticated, NotApplied))
         }
-        Code::PermissionDenied if words.contains("token") => Some((Kind::Unauthenticated, NotApplied)),
-        Code::PermissionDenied => {
+        Code::PermissionDenied if words.contains("read-only") => Some((Kind::FailedPrecondition, NotApplied)),
+        Code::PermissionDenied if words.contains("No \"") => {
             Some((Kind::Denied { missing: quoted(words).into_iter().collect() }, NotApplied))
         }
+        Code::PermissionDenied if words.contains("token") => Some((Kind::Unauthenticated, NotApplied)),
+        Code::PermissionDenied => Some((Kind::Denied { missing: Vec::new() }, NotApplied)),
         _ => None,
     };
     if let Some((kind, outcome)) = meaning {
         (failure.kind, failure.outcome) = (kind, outcome);
     }
+}
+
+/// What a device has too much of in its attributes (`core/handler/device/store.go`).
+const ATTRIBUTES: &[&str] = &["custom attributes", "exceeds maximum length"];
+
+fn writes(method: &str) -> bool {
+    ["/SetDevice", "/DeleteDevice"].iter().any(|end| method.ends_with(end))
 }
 
 /// The first text in quotes: `No "devices" rights to Application "fleet"`.
@@ -92,10 +108,14 @@ pub(super) fn hint(error: &Error) -> Option<String> {
                 "add the right `{right}` to the access key, in the V2 Console: Applications > {app} > Settings > Access keys"
             )
         }
-        Kind::NotFound if words.contains("not registered to this Handler") => format!(
+        Kind::NotFound
+            if words.contains("not registered to this Handler") || words.starts_with("handler:application") =>
+        {
+            format!(
             "application {app} is registered at another handler, or was never registered at one: see its handler in the V2 \
              Console, or leave `handler` out so that discovery finds it"
-        ),
+            )
+        }
         Kind::NotFound if words.starts_with("discovery:") => format!(
             "discovery knows no handler for {app}: check `app-id` (`source` of the application) and `discovery-server`, or \
              name the `handler`"
@@ -106,7 +126,12 @@ pub(super) fn hint(error: &Error) -> Option<String> {
         Kind::Unavailable if OUT_OF_REACH.iter().any(|sign| words.contains(sign)) => {
             "the handler cannot reach its account server; the same command goes on once it can".into()
         }
-        Kind::Invalid { .. } if words.contains("custom attributes") => {
+        Kind::FailedPrecondition if words.contains("read-only") => {
+            "this V2 network takes no new devices any more: a device that was deleted there does not come back; use \
+             clear.mode = \"keys\""
+                .into()
+        }
+        Kind::Invalid { .. } if ATTRIBUTES.iter().any(|sign| words.contains(sign)) => {
             "V2 takes at most 5 custom attributes of 64 bytes: take one away from the device".into()
         }
         Kind::Unreachable => {
@@ -152,13 +177,20 @@ mod tests {
     use super::*;
     use crate::wire::Status;
 
+    const GET: &str = "/handler.ApplicationManager/GetDevice";
+    const SET: &str = "/handler.ApplicationManager/SetDevice";
+
     fn of(code: Code, words: &str) -> (Kind, Outcome) {
+        of_call(GET, code, words)
+    }
+
+    fn of_call(method: &str, code: Code, words: &str) -> (Kind, Outcome) {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-status", (code as i32).into());
         headers.insert("grpc-message", words.parse().expect("a header"));
         let status = Status::from_headers(&headers);
         let mut failure = Failure { status, ..Failure::after(Kind::Server, words) };
-        interpret(&mut failure);
+        interpret(method, &mut failure);
         (failure.kind, failure.outcome)
     }
 
@@ -190,5 +222,28 @@ mod tests {
         let many = "Maximum number of custom attributes (5) exceeded";
         assert_eq!(of(Code::Unknown, many), (Kind::Invalid { field: None }, Unknown));
         assert_eq!(of(Code::Internal, "Internal error: boom"), (Kind::Server, Unknown));
+        let long = "Attribute key aaaa exceeds maximum length (64)";
+        assert_eq!(of_call(SET, Code::Unknown, long), (Kind::Invalid { field: None }, Unknown));
+        let named = "permission denied: No \"settings\" rights to Application \"token-tracker\"";
+        assert_eq!(
+            of(Code::PermissionDenied, named),
+            (Kind::Denied { missing: vec!["settings".into()] }, NotApplied)
+        );
+        let read_only = "permission denied: V2 clusters are now read-only.";
+        assert_eq!(of_call(SET, Code::PermissionDenied, read_only), (Kind::FailedPrecondition, NotApplied));
+    }
+
+    /// The NS half of a write comes first: an error of the handler's store leaves it written.
+    #[test]
+    fn what_a_store_says_after_half_a_write_is_not_taken_for_nothing_done() {
+        for words in
+            ["EOF", "dial tcp 10.0.0.7:6379: i/o timeout", "LOADING Redis is loading the dataset in memory"]
+        {
+            assert_eq!(of_call(SET, Code::Unknown, words), (Kind::Unavailable, Outcome::Unknown), "{words}");
+        }
+        assert_eq!(
+            of_call(SET, Code::Unknown, "Invalid access key"),
+            (Kind::Unauthenticated, Outcome::NotApplied)
+        );
     }
 }

@@ -6,6 +6,7 @@ mod crash;
 mod errors;
 mod fleet;
 mod input;
+mod lost;
 mod pace;
 mod rejoin;
 mod rollback;

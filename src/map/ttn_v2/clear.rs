@@ -44,15 +44,24 @@ impl std::fmt::Debug for Session {
 /// `read` must be what GetDevice just answered: its counters are written.
 pub fn cleared(read: &DynamicMessage, session: bool) -> DynamicMessage {
     let mut message = read.clone();
-    zero(&mut message, APP_KEY);
-    for field in SESSION {
-        if session {
-            zero(&mut message, field);
-        } else {
-            path::clear(&mut message, &lorawan(field.0));
-        }
+    if session {
+        SESSION.into_iter().for_each(|field| zero(&mut message, field));
+    } else {
+        keep_session(&mut message);
     }
+    zero(&mut message, APP_KEY);
     message
+}
+
+/// The whole message without the session's fields, by which SetDevice keeps what the device has.
+pub fn without_session(device: &V2Device) -> DynamicMessage {
+    let mut message = device.message().clone();
+    keep_session(&mut message);
+    message
+}
+
+fn keep_session(message: &mut DynamicMessage) {
+    SESSION.into_iter().for_each(|(field, _)| path::clear(message, &lorawan(field)));
 }
 
 fn zero(message: &mut DynamicMessage, (field, length): (&str, usize)) {

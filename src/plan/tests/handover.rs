@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     map::ttn_v2::{
-        V2Device, f_cnt_down_of,
+        V2Device, cleared, f_cnt_down_of,
         generate::{device, same},
         last_n_f_cnt_down, records,
     },
@@ -13,7 +13,8 @@ use crate::{
     plan::{
         compare::A_F_CNT_DOWN,
         handover::{
-            MARGIN, back, begin_session, count, has_joined, has_returned, skip_downlinks, with_counts_of,
+            AfterClear, MARGIN, after_clear, back, count, has_joined, has_returned, lost_its_keys,
+            skip_downlinks, with_counts_of,
         },
         transform::{Copy, Write},
     },
@@ -84,7 +85,7 @@ proptest! {
         prop_assert!(given.f_cnt_down() >= f_cnt_down_of(down).max(d.f_cnt_down()));
         // Its session may have gone on at V2 meanwhile.
         let now = with_counts(&d, here_up, here_down);
-        let written = with_counts_of(&given, &now);
+        let written = with_counts_of(&given, &now, &d);
         prop_assert!(written.f_cnt_up() >= given.f_cnt_up().max(here_up));
         prop_assert!(written.f_cnt_down() >= given.f_cnt_down().max(here_down));
         prop_assert!(has_returned(&given, &written), "what was written counts as returned");
@@ -113,16 +114,74 @@ proptest! {
     }
 
     #[test]
-    fn only_counters_change_when_downlinks_are_skipped_or_a_session_begins(d in device()) {
-        for change in [skip_downlinks, begin_session] {
-            let mut message = d.message().clone();
-            change(&mut message);
-            let changed = V2Device::new(message);
-            prop_assert!(same(with_counts(&changed, 0, 0).message(), with_counts(&d, 0, 0).message()));
-        }
+    fn only_counters_change_when_downlinks_are_skipped(d in device()) {
         let mut message = d.message().clone();
         skip_downlinks(&mut message);
         let skipped = V2Device::new(message);
+        prop_assert!(same(with_counts(&skipped, 0, 0).message(), with_counts(&d, 0, 0).message()));
         prop_assert!(skipped.f_cnt_up() == d.f_cnt_up() && skipped.f_cnt_down() >= d.f_cnt_down());
     }
+
+    #[test]
+    fn a_clear_is_judged_by_what_is_there(d in device(), session: bool) {
+        prop_assume!(d.is_otaa() || d.is_abp() && session);
+        prop_assert!(matches!(after_clear(&d, &d, session), AfterClear::Live), "nothing was written");
+        prop_assert!(!lost_its_keys(&d, &d));
+        let gone = V2Device::new(cleared(d.message(), session));
+        let gone = if session { gone } else { kept_session(&gone, &d) };
+        prop_assert!(matches!(after_clear(&d, &gone, session), AfterClear::Cleared));
+        prop_assert!(lost_its_keys(&d, &gone));
+    }
+
+    #[test]
+    fn a_join_in_the_moment_of_the_clear_gets_counters_that_the_device_takes(
+        d in device(), other in with_session(), up: u32, down: u32,
+    ) {
+        prop_assume!(d.is_otaa() && d.dev_addr() != other.dev_addr());
+        let gone = V2Device::new(cleared(d.message(), false));
+        // As it was written over the new session, and as V2 went on from there.
+        let over = with_counts(&kept_session(&gone, &other), d.f_cnt_up(), down);
+        let AfterClear::Joined(Some(fixed)) = after_clear(&d, &over, false) else { panic!("it has joined") };
+        prop_assert!(!fixed.is_otaa() && fixed.dev_addr().is_none(), "the session's fields are absent: kept");
+        prop_assert_eq!(fixed.f_cnt_up(), if d.has_session() { 0 } else { d.f_cnt_up() }, "its uplinks are taken");
+        prop_assert!(fixed.f_cnt_down() >= MARGIN && fixed.f_cnt_down() < 16_384, "its downlinks are taken");
+        // What V2 has counted in the new session itself stays.
+        let went_on = with_counts(&over, up, down);
+        prop_assume!(up != d.f_cnt_up());
+        let AfterClear::Joined(Some(fixed)) = after_clear(&d, &went_on, false) else { panic!("it has joined") };
+        prop_assert_eq!(fixed.f_cnt_up(), up);
+        // Stored after a write that took the session too, it has counters of its own.
+        if d.has_session() {
+            prop_assert!(matches!(after_clear(&d, &went_on, true), AfterClear::Joined(None)));
+        }
+    }
+
+    #[test]
+    fn a_session_that_v2_has_got_itself_is_not_written_over(d in device(), other in with_session()) {
+        prop_assume!(d.is_otaa() && d.dev_addr() != other.dev_addr());
+        let given = back(&d, &Records::default()).expect("it can return").device;
+        let now = kept_session(&V2Device::new(cleared(d.message(), false)), &other);
+        let now = with_counts(&now, 7, 3);
+        let written = with_counts_of(&given, &now, &d);
+        prop_assert!(written.dev_addr().is_none() && written.nwk_s_key().is_none(), "absent: kept");
+        prop_assert_eq!(written.app_key(), d.app_key());
+        prop_assert!(written.f_cnt_up() == 7 && written.f_cnt_down() >= 3);
+        // Unless the target's is newer.
+        let there = on_target(&other);
+        let from_target = back(&d, &there).expect("it can return").device;
+        let mut third = other.message().clone();
+        path::set(&mut third, "lorawan_device.nwk_s_key", Value::Bytes(vec![9; 16].into()));
+        let third = V2Device::new(third);
+        prop_assert_eq!(with_counts_of(&from_target, &third, &d).nwk_s_key(), other.nwk_s_key());
+    }
+}
+
+/// `device` with the session of `of`: what a message without the session's fields leaves at V2.
+fn kept_session(device: &V2Device, of: &V2Device) -> V2Device {
+    let mut message = device.message().clone();
+    for field in ["dev_addr", "nwk_s_key", "app_s_key"] {
+        let at = format!("lorawan_device.{field}");
+        path::set(&mut message, &at, Value::Bytes(path::bytes(of.message(), &at).into()));
+    }
+    V2Device::new(message)
 }

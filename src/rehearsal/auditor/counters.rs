@@ -4,6 +4,10 @@
 //! in addition never store less than any side stored while it was live: what a muted side counts on (uplinks that it
 //! still hears, JoinNonces of accepts that it never sends) binds that side alone, as no device has seen an answer, and no
 //! longer than the record: one that comes back in a rollback is as it was sealed last.
+//!
+//! Neither V2 nor The Things Stack has a compare-and-set, so that what happens between a reading and the write after it is lost
+//! (docs/strategies.md, "What V2 cannot give"): the counters of a session which began at V2 between the last look and the clear of
+//! the AppKey, and an uplink or two that the muted copy hears while its counters are raised.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,13 +43,19 @@ struct Reading {
     free: bool,
     /// It may go back to this value, but no further.
     least: Option<u64>,
+    /// It may go back by so much.
+    slack: u64,
 }
+
+/// Uplinks that a muted copy hears between the reading and the writing of its counters, at most.
+const HEARD_MEANWHILE: u64 = 2;
 
 /// The DevNonces that a Join Server remembers for a root key, and whether that key is live.
 type UsedNonces = (Fingerprint, BTreeSet<u32>, bool);
 
 impl State {
     pub(super) fn check_counters(&mut self, side: Side, ns_key: &str) {
+        self.note_young(side, ns_key);
         let (readings, nonces) = self.read(side, ns_key);
         for reading in readings {
             for scope in scopes(side, reading.live) {
@@ -66,6 +76,15 @@ impl State {
         }
     }
 
+    /// Notes a session of V2 that was not there before, and that the copy on the target cannot have.
+    fn note_young(&mut self, side: Side, ns_key: &str) {
+        let Some(ns) = self.side(side).get(Component::Ns, ns_key).map(|kept| &kept.facts) else { return };
+        let copied = self.side(side.other()).by_euis(Component::Is, &ns.euis).is_some();
+        if let Some(key) = ns.session.filter(|key| ns.is_v2 && copied && !self.floors.knows(side, *key)) {
+            self.young.insert(key);
+        }
+    }
+
     fn read(&self, side: Side, ns_key: &str) -> (Vec<Reading>, Vec<UsedNonces>) {
         let state = self.side(side);
         let live = state.live(ns_key);
@@ -76,6 +95,13 @@ impl State {
             None => state.get(Component::Js, ns_key).map(|kept| &kept.facts),
         };
         let reset = ns.and_then(|ns| ns.euis.dev_eui).is_some_and(|eui| self.terms.reset.contains(&eui));
+        let of_v2 = |ns: &RecordFacts| {
+            let there = self.side(side.other()).by_euis(Component::Is, &ns.euis);
+            there.is_some_and(|(_, is)| is.facts.is_v2)
+        };
+        let written_over = |ns: &RecordFacts| {
+            ns.is_v2 && js.is_none() && ns.session.is_some_and(|key| self.young.contains(&key))
+        };
         let mut readings = Vec::new();
         if let Some((ns, key)) = ns.and_then(|ns| ns.session.map(|key| (ns, key))) {
             for counter in [Counter::FCntUp, Counter::NFCntDown, Counter::ConfFCntDown] {
@@ -85,8 +111,12 @@ impl State {
                     counter,
                     value: ns.counter(counter),
                     live: live.sessions.contains(&key),
-                    free: reset || (counter == Counter::FCntUp && ns.resets_f_cnt),
+                    free: reset || (counter == Counter::FCntUp && ns.resets_f_cnt) || written_over(ns),
                     least: None,
+                    slack: match counter {
+                        Counter::FCntUp if !ns.may_send && of_v2(ns) => HEARD_MEANWHILE,
+                        _ => 0,
+                    },
                 });
             }
         }
@@ -97,7 +127,8 @@ impl State {
                 counter: Counter::AFCntDown,
                 value: as_.counter(Counter::AFCntDown),
                 live: ns.and_then(|ns| ns.session).is_some_and(|s| live.sessions.contains(&s)),
-                free: reset,
+                free: reset || ns.is_some_and(written_over),
+                slack: 0,
                 // In 1.0.x the AS follows the network's counter, also back from what it only queued.
                 least: ns.filter(|ns| ns.shared_f_cnt_down).map(|ns| ns.counter(Counter::NFCntDown)),
             });
@@ -110,7 +141,7 @@ impl State {
             for (counter, free) in [(Counter::JoinNonce, false), (Counter::DevNonce, js.resets_join_nonces)] {
                 let value = js.counter(counter);
                 let component = Component::Js;
-                readings.push(Reading { component, key, counter, value, live, free, least: None });
+                readings.push(Reading { component, key, counter, value, live, free, least: None, slack: 0 });
             }
             nonces.push((key, js.used_dev_nonces.clone(), live));
         }
@@ -123,6 +154,11 @@ fn scopes(side: Side, live: bool) -> impl Iterator<Item = Scope> {
 }
 
 impl Floors {
+    /// True when the side has had this session before.
+    pub fn knows(&self, side: Side, session: Fingerprint) -> bool {
+        self.counters.contains_key(&(Scope::Side(side), session, Counter::FCntUp))
+    }
+
     /// A record is gone from a side: what it alone has counted is gone with it.
     pub fn forget(&mut self, side: Side, record: &RecordFacts) {
         let keys = record.sessions().chain(record.app_session).chain(record.roots.iter().copied());
@@ -135,8 +171,9 @@ impl Floors {
     fn raise(&mut self, scope: Scope, reading: &Reading) -> Option<u64> {
         let floor = self.counters.entry((scope, reading.key, reading.counter)).or_default();
         let before = std::mem::replace(floor, reading.value);
-        let allowed =
-            reading.free || reading.value >= before || reading.least.is_some_and(|n| reading.value >= n);
+        let allowed = reading.free
+            || reading.value.saturating_add(reading.slack) >= before
+            || reading.least.is_some_and(|n| reading.value >= n);
         if allowed {
             return None;
         }

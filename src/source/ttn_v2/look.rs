@@ -26,6 +26,10 @@ use crate::{map::ttn_v2::V2Device, model::ids::DeviceId, wire::Error};
 const ENOUGH: usize = 100;
 /// Nor does anybody for longer than this: devices behind must not starve the first.
 const LONGEST: Duration = Duration::from_secs(10);
+/// Those that come shortly after each other wait for each other, within the 200 ms from one call to the next.
+const QUIET: Duration = Duration::from_millis(100);
+/// So long a list may stand in for the first look at a device: it is looked at once more before it is cleared.
+const LISTED: Duration = Duration::from_mins(1);
 /// How often the queue is looked at; short beside the 200 ms from one call to the next.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -37,6 +41,14 @@ pub(super) struct Looks {
     gathers: AtomicBool,
     /// Position of each device when the list was read: the pages start there.
     order: Mutex<HashMap<String, u64>>,
+    /// Devices without a session as they were listed last, until somebody took them.
+    listed: Mutex<Listed>,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    devices: HashMap<String, V2Device>,
+    at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,8 +60,20 @@ struct Waiting {
 }
 
 impl Looks {
-    pub fn learn_order(&self, devices: &[V2Device]) {
+    pub fn learn(&self, devices: &[V2Device]) {
         *lock(&self.order) = devices.iter().map(V2Device::dev_id).zip(0..).collect();
+        let without_session = devices.iter().filter(|d| !d.has_session());
+        let devices = without_session.map(|d| (d.dev_id(), d.clone())).collect();
+        *lock(&self.listed) = Listed { devices, at: Some(Instant::now()) };
+    }
+
+    /// What the list said of a device without a session; once, and not for long.
+    pub fn take_listed(&self, device: &DeviceId) -> Option<V2Device> {
+        let mut listed = lock(&self.listed);
+        if listed.at.is_none_or(|at| at.elapsed() > LISTED) {
+            *listed = Listed::default();
+        }
+        listed.devices.remove(device.as_str())
     }
 }
 
@@ -104,7 +128,9 @@ impl TtnV2Source {
         let waiting = lock(&self.0.looks.waiting);
         let long = waiting.first().is_none_or(|first| first.since.elapsed() >= LONGEST);
         let gone = waiting.iter().all(|who| who.answer.is_closed());
-        long || gone || waiting.len() >= ENOUGH || self.0.queued.load(Ordering::SeqCst) == 0
+        let quiet = waiting.last().is_none_or(|last| last.since.elapsed() >= QUIET);
+        let idle = quiet && self.0.queued.load(Ordering::SeqCst) == 0;
+        long || gone || waiting.len() >= ENOUGH || idle
     }
 
     async fn read_for(&self, mut waiting: Vec<Waiting>) {
