@@ -84,7 +84,7 @@ const MEANINGS: &[(Kind, &str)] = {
             K::MutedSource,
             "Downlinks were off at the source already (`mac_settings.schedule_downlinks = false`), and not by this journal. \
              Another journal, another tool or a person may be moving the device: two moves to two targets make it live twice. \
-             When it is allowed, the copy has downlinks on. A rehearsal knows no journal: it finds what a run has begun muted.",
+             When it is allowed, the copy has downlinks on. A rehearsal knows no journal, and so stops at what a run has begun.",
         ),
         (
             K::RootKeys,
