@@ -125,6 +125,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         let written =
             if self.log.state().reread().is_some() { self.log.copy().await? } else { Default::default() };
         let state = self.log.state();
+        let found_muted = state.recipe().and_then(|r| r.mute).is_some_and(|m| m.was == Some(false));
         let cleared = state.cleared().collect();
         let gone = state
             .cleared()
@@ -149,6 +150,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         })?;
         let mut back = back;
         back.findings.extend(edits(&written, &there));
+        back.findings.extend(found_muted.then(comes_back_muted));
         Ok((Found { records: there, hosts: facts.hosts.clone(), ..Found::default() }, back))
     }
 
@@ -377,6 +379,15 @@ fn lacking(component: Component, write: &Write, now: &Record, written: bool) -> 
         back::add_used_nonces(&mut message, &now.0);
     }
     Some(Write { message, paths })
+}
+
+/// The mute of somebody else, which `allow-loss` let pass, is theirs to end.
+fn comes_back_muted() -> Finding {
+    let text = "it was found muted at the source and comes back so: until somebody unmutes it there, no network sends to it or \
+                answers its joins";
+    let mut finding = Finding::new(Kind::MutedSource, text).at(Component::Ns).paths([MUTE]);
+    finding.severity = Severity::Warning;
+    finding
 }
 
 /// What somebody has edited on the target since it was written goes with the record there.

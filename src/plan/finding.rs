@@ -58,6 +58,8 @@ kinds! {
     UnsupportedPaths = "unsupported-paths", Stop, "values that the target's older version cannot store";
     /// JS record without NS record: it cannot be muted.
     ClearWithoutMute = "clear-without-mute", Stop, "the order create, verify, clear: the keys are deleted at the source first, from a snapshot that was read twice";
+    /// Found muted, by somebody else than this journal.
+    MutedSource = "muted-source", Stop, "the certainty that nobody else moves the device: whoever muted it at the source may make it live elsewhere too";
     /// OTAA without root keys that can be read.
     RootKeys = "root-keys", Stop, "the ability to join: the device goes on only as long as its session does";
     /// The Network Server holds a session whose AppSKey no record has.
@@ -130,8 +132,6 @@ kinds! {
     OutsidePrefixes = "outside-prefixes", Warning, "";
     /// The target's MAC defaults differ from the source's.
     DefaultsDiffer = "defaults-differ", Warning, "";
-    /// Found muted: an earlier attempt or tool did that.
-    MutedSource = "muted-source", Warning, "";
     /// A value that no call can set on the target.
     LeftBehind = "left-behind", Warning, "";
     /// The records of one device hold different EUIs.

@@ -227,8 +227,14 @@ fn own_findings(component: Component, message: &DynamicMessage) -> impl Iterator
     });
     let muted = component == Component::Ns && path::wrapped_flag(message, MUTE) == Some(false);
     let muted = muted.then(|| {
-        let text = "was found muted: an earlier attempt or tool did that; the copy is not muted";
-        Finding::new(Kind::MutedSource, text).at(component).paths([MUTE])
+        // What this journal has muted is planned as it was before (`engine::device::reread`).
+        let text = "it was found muted, and this journal did not do that: another migration, a tool or a person may be moving \
+                    it; the copy is not muted";
+        Finding::new(Kind::MutedSource, text).at(component).paths([MUTE]).fix(
+            "go on with the journal that muted it, or bring it back with that; if no migration of it is under way, unmute it \
+             at the source (`ttn-lw-cli end-devices set APPLICATION DEVICE --mac-settings.schedule-downlinks`), or allow the \
+             loss \"muted-source\"",
+        )
     });
     [picture, queued, muted].into_iter().flatten()
 }

@@ -81,6 +81,12 @@ const MEANINGS: &[(Kind, &str)] = {
              keys would be live on both sides until the clear.",
         ),
         (
+            K::MutedSource,
+            "Downlinks were off at the source already (`mac_settings.schedule_downlinks = false`), and not by this journal. \
+             Another journal, another tool or a person may be moving the device: two moves to two targets make it live twice. \
+             When it is allowed, the copy has downlinks on. A rehearsal knows no journal, and so stops at what a run has begun.",
+        ),
+        (
             K::RootKeys,
             "The device joins over the air and its root keys cannot be read: they are in an external or claimed Join Server, \
              or in a secure element.",
@@ -191,10 +197,6 @@ const MEANINGS: &[(Kind, &str)] = {
         (
             K::DefaultsDiffer,
             "The MAC settings of the two networks differ, and the target steers a kept session to its own.",
-        ),
-        (
-            K::MutedSource,
-            "Downlinks were off at the source already. Who turned them off is not known; the copy has them on.",
         ),
         (K::LeftBehind, "The record holds a value that no call of the API can set: it stays at the source."),
         (

@@ -460,7 +460,7 @@ target = "{APP}"
 
 [transform]
 session = "{session}"
-allow-loss = ["picture", "queued-downlinks", "clear-without-mute"]
+allow-loss = ["picture", "queued-downlinks", "muted-source", "clear-without-mute"]
 
 [rollout]
 in-flight = {in_flight}

@@ -306,7 +306,7 @@ fn world(with_fixture: bool, mode: &str, seeds: impl Iterator<Item = u64>) -> Wo
         }
     }
     let file = world.config(&format!(
-        "[transform]\nsession = \"{mode}\"\nallow-loss = [\"picture\", \"queued-downlinks\"]\n[clear]\nmode = \"nothing\"\n"
+        "[transform]\nsession = \"{mode}\"\nallow-loss = [\"picture\", \"queued-downlinks\", \"muted-source\"]\n[clear]\nmode = \"nothing\"\n"
     ));
     let text = fs::read_to_string(&file).expect("written");
     let (from, to) =

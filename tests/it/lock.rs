@@ -26,6 +26,7 @@ const DEVICES: [usize; 3] = [1, 4, 2];
 const CONFIG: &str =
     "[transform]\nsession = \"keep\"\n[clear]\nmode = \"keys\"\n[limits]\nlock-renewal = \"1s\"\n";
 const MARKER: &str = "stackferry-lock";
+const TABLES: [Table; 4] = [Table::Is, Table::Js, Table::As, Table::Ns];
 
 /// The command with another configuration: the same but for what `change` makes of it, and a journal of its own.
 fn another(world: &World, name: &str, change: impl Fn(String) -> String) -> Command {
@@ -304,6 +305,38 @@ fn strange_marker(app: &str) -> DynamicMessage {
     path::set(&mut marker, "ids.application_ids.application_id", Value::String(app.to_owned()));
     say(&mut marker, &[("journal", "another"), ("run", "x"), ("place", "y"), ("renewal-ms", "1000")]);
     marker
+}
+
+/// The marker is gone with its run; the mute at the source stays, and keeps a second journal from the same devices.
+#[test]
+fn what_one_journal_has_muted_another_with_another_target_leaves_alone() {
+    let (world, elsewhere) = (World::some(&DEVICES), World::empty());
+    let chosen = format!("devices = {{ ids = [\"{}\", \"{}\"] }}\n", dev(1), dev(4));
+    let held = CONFIG.replace("[limits]", "hold = true\n[limits]");
+    world.config(&format!("{chosen}{held}"));
+    world.run().expect(0).says("the clear is on hold");
+    no_markers(&world);
+    let records = |side: &Side| [1, 4].map(|n| TABLES.map(|t| side.record(t, APP, &dev(n))));
+    let (before, there) = (records(&world.source), world.target.addr().to_string());
+    let second = || {
+        let mut command = another(&world, "second", |text| {
+            let text = text.replace(&chosen, "").replace("hold = true", "");
+            text.replace(&there, &elsewhere.target.addr().to_string())
+        });
+        command.env("TARGET_KEY", &elsewhere.target.tts.settings().api_key);
+        ran(command)
+    };
+    second().expect(3).says("1 device moved").says("2 devices not moved").says("muted-source: 2 devices");
+    assert!(records(&world.source) == before, "they are as the first journal left them");
+    assert!(records(&elsewhere.target).as_flattened().iter().all(Option::is_none), "live twice");
+
+    // The first goes on: its own mute is no stop.
+    world.config(&format!("{chosen}{CONFIG}"));
+    world.run().expect(0).says("2 devices moved");
+    // What it brings back is free again.
+    world.call("rollback", &["--yes"]).expect(0).says("2 devices brought back");
+    second().expect(0).says("2 devices moved");
+    assert_eq!(TABLES.map(|t| world.target.count(t, APP)), [0; 4], "live twice");
 }
 
 #[test]

@@ -214,19 +214,36 @@ fn truncated_output() {
 }
 
 /// §4d: the second export, after any failure, carries `schedule_downlinks: false` into the target: no downlink and no
-/// join-accept is ever sent there. Silent.
+/// join-accept is ever sent there. Silent. What is muted stops here, alone, and the mute is not copied when it is allowed.
 #[test]
 fn copied_mute_flag() {
+    let muted = [1, 4];
     let world = World::some(&[1, 2, 4]);
-    world.config(&clear("keys"));
-    for number in [1, 2, 4] {
+    for number in muted {
         world.source.edit(Table::Ns, APP, &dev(number), |ns| {
             path::set_wrapped(ns, "mac_settings.schedule_downlinks", Value::Bool(false));
         });
     }
-    world.call("plan", &[]).expect(0).says("muted-source: 3 devices");
-    world.run().expect(0).says("3 devices moved");
-    for number in [1, 2, 4] {
+    let records = |side: &crate::world::Side| muted.map(|n| TABLES.map(|t| side.record(t, APP, &dev(n))));
+    let found = records(&world.source);
+    world.config(&clear("keys").replace(", \"muted-source\"", ""));
+    for (verb, arguments) in [("plan", &[][..]), ("run", &["--yes"]), ("run", &["--yes"])] {
+        let ran = world.call(verb, arguments).expect(3).says("muted-source: 2 devices");
+        let ran = ran.says("schedule_downlinks").says("unmute it at the source").says("\"muted-source\"");
+        assert!(muted.iter().all(|n| ran.said().contains(&dev(*n))), "{ran:?}");
+    }
+    assert!(world.target.record(Table::Ns, APP, &dev(2)).is_some(), "the third goes");
+    assert!(
+        records(&world.source) == found && records(&world.target).as_flattened().iter().all(Option::is_none)
+    );
+    for call in world.source.tts.calls().into_iter().chain(world.target.tts.calls()).filter(|c| c.is_write) {
+        assert!(!muted.iter().any(|n| call.entity.ends_with(&dev(*n))), "{call:?}");
+    }
+
+    world.config(&clear("keys"));
+    world.call("plan", &[]).expect(0).says("allowed by allow-loss = [\"muted-source\"]");
+    world.run().expect(0).says("2 devices moved");
+    for number in muted {
         let ns = world.target.record(Table::Ns, APP, &dev(number)).expect("moved");
         assert!(!is_muted(&ns), "{number} would never be sent to");
     }

@@ -56,7 +56,7 @@ fn a_device_that_sent_before_its_create_was_known_is_not_taken_for_edited() {
 #[test]
 fn ctrl_c_drains_and_the_same_command_goes_on() {
     let world = World::fleet();
-    world.config("[transform]\nallow-loss = [\"picture\", \"queued-downlinks\"]\n[clear]\nmode = \"keys\"\nwhen = \"verified\"\n");
+    world.config("[transform]\nallow-loss = [\"picture\", \"queued-downlinks\", \"muted-source\"]\n[clear]\nmode = \"keys\"\nwhen = \"verified\"\n");
     let begun = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&begun);
     world.target.tts.on_call(move |call| {

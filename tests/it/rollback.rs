@@ -29,6 +29,8 @@ fn config(session: &str, clear: &str) -> String {
     )
 }
 
+const MUTE: &str = "mac_settings.schedule_downlinks";
+
 /// Nothing is left on the target, and the source is live.
 #[track_caller]
 fn is_back(world: &World, numbers: &[usize]) {
@@ -257,6 +259,30 @@ fn a_rollback_that_nobody_confirms_changes_nothing() {
     world.call("rollback", &["--dry-run"]).expect(0).says("1 device to bring back");
     world.call("rollback", &["--application", "nope", "--yes"]).expect(2);
     assert_eq!((world.source.writes().len(), world.target.writes().len()), before);
+}
+
+/// Somebody else's mute that was allowed is back with the device: said before, and a stop again for the next run.
+#[test]
+fn what_was_found_muted_comes_back_muted_and_is_not_taken_for_our_own() {
+    for clear in ["mode = \"keys\"", "mode = \"delete\"", "mode = \"mute\""] {
+        let world = World::some(&[1, 2]);
+        world.source.edit(Table::Ns, APP, &dev(1), |ns| path::set_wrapped(ns, MUTE, Value::Bool(false)));
+        let strict = config("keep", clear);
+        let allows = strict.replace("[\"picture\"", "[\"muted-source\", \"picture\"");
+        world.config(&allows);
+        world.run().expect(0).says("2 devices moved");
+        let back = world.call("rollback", &["--yes"]).expect(0).says("muted-source: NS: it was found muted");
+        let back = back.says("cannot be undone: 1 device");
+        back.says("2 devices brought back");
+        let muted =
+            || [1, 2].map(|n| is_muted(&world.source.record(Table::Ns, APP, &dev(n)).expect("it is back")));
+        assert_eq!(muted(), [true, false], "{clear}");
+        world.config(&strict);
+        world.run().expect(3).says("1 device moved").says("muted-source: 1 device").says(&dev(1));
+        assert!(world.target.record(Table::Ns, APP, &dev(1)).is_none(), "{clear}");
+        world.source.edit(Table::Ns, APP, &dev(1), |ns| path::clear(ns, MUTE));
+        world.run().expect(0).says("1 device moved");
+    }
 }
 
 #[test]

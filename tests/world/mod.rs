@@ -295,7 +295,7 @@ pub fn dev(number: usize) -> String {
 /// What every run over the fixture allows.
 pub const LOSSES: &str = r#"
 [transform]
-allow-loss = ["picture", "queued-downlinks"]
+allow-loss = ["picture", "queued-downlinks", "muted-source"]
 "#;
 
 /// True for a call about the marker of a run, which is a device to the Identity Server only.

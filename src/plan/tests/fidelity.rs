@@ -198,12 +198,17 @@ fn dynamic_adr_with_the_networks_defaults_is_a_setting() {
 }
 
 #[test]
-fn the_muted_value_is_never_copied_and_leaves_nothing_behind() {
+fn the_muted_value_stops_the_device_and_is_never_copied() {
     let mut found = generated(0);
     path::clear(ns(&mut found), "mac_settings");
     path::set_wrapped(ns(&mut found), MUTE, Value::Bool(false));
     let done = transform(&found, SessionMode::Keep);
-    assert!(has(&done.findings, Kind::MutedSource));
+    let stop = done.weightiest().expect("somebody else may be moving it");
+    assert_eq!((stop.kind, stop.severity), (Kind::MutedSource, Severity::Stop));
+    assert!(stop.paths == [MUTE] && stop.fix.contains("unmute it at the source"), "{stop:?}");
+    let allows = Wishes { allowed: vec![Kind::MutedSource], ..wishes(SessionMode::Keep) };
+    let done = transform::device(&found, &facts(), &allows);
+    assert!(has(&done.findings, Kind::MutedSource) && done.weightiest().is_none());
     let write = done.copy.ns.expect("an NS record");
     assert!(!path::has(&write.message, "mac_settings"));
     assert!(!write.paths.iter().any(|p| p.starts_with("mac_settings")));

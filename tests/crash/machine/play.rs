@@ -82,6 +82,7 @@ impl Killer {
 }
 
 struct Game {
+    seed: u64,
     world: World,
     wanted: Wanted,
     hold: bool,
@@ -131,6 +132,7 @@ impl Game {
         let hold = wanted.hold;
         let (wanted, played) = (wanted.clone(), Played::default());
         let game = Self {
+            seed,
             world,
             wanted,
             hold,
@@ -150,8 +152,10 @@ impl Game {
 
     fn write_config(&self) {
         let Wanted { session, mode, when, .. } = &self.wanted;
+        // Every other history lets a device go that a person has muted.
+        let muted = if self.seed.is_multiple_of(2) { ", \"muted-source\"" } else { "" };
         self.world.config(&format!(
-            "[transform]\nsession = \"{session}\"\nallow-loss = [\"picture\", \"queued-downlinks\"]\n\
+            "[transform]\nsession = \"{session}\"\nallow-loss = [\"picture\", \"queued-downlinks\"{muted}]\n\
              [clear]\nmode = \"{mode}\"\nhold = {}\n{when}\n",
             self.hold
         ));
