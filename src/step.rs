@@ -448,6 +448,18 @@ impl State {
         self.recipe.as_ref().is_some_and(|r| r.strategy == Strategy::MuteTarget)
     }
 
+    /// A step in the words of the source: V2 has devices as a whole, and no records.
+    pub fn words(&self, step: Step) -> String {
+        match step {
+            Step::CheckSnapshot if self.is_mute_target() => "look at the source once more".to_owned(),
+            Step::Clear(Component::Ns) if self.is_mute_target() => "clear the keys at the source".to_owned(),
+            Step::Clear(_) if self.is_mute_target() => "delete the device at the source".to_owned(),
+            Step::Restore(_) if self.is_mute_target() => "give the source the device back".to_owned(),
+            Step::VerifyBack(_) if self.is_mute_target() => "verify the device at the source".to_owned(),
+            step => step.to_string(),
+        }
+    }
+
     /// True while the target is, or should be, muted by this move.
     pub fn target_is_muted(&self) -> bool {
         self.is_mute_target() && !self.has(Step::UnmuteTarget)

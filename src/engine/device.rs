@@ -161,7 +161,8 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                 Ok(()) => {
                     let adopted = matches!(step, Step::Create(c) if !self.log.state().made().any(|m| m == c));
                     if !adopted {
-                        self.ctx.events.send(Event::Step { device: self.name.clone(), step });
+                        let what = self.log.state().words(step);
+                        self.ctx.events.send(Event::Step { device: self.name.clone(), step, what });
                     }
                 }
                 Err(Trouble::Refuse(finding)) if step == Step::Snapshot => {
@@ -195,7 +196,8 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                         tokio::time::sleep(LOOK_AFTER).await;
                         continue;
                     }
-                    return Ok(Outcome::Stopped(format!("could not {step}: {why}")));
+                    let what = self.log.state().words(step);
+                    return Ok(Outcome::Stopped(format!("could not {what}: {why}")));
                 }
                 Err(Trouble::Block(finding)) => return Ok(Outcome::Blocked(finding)),
                 Err(Trouble::Wait(what)) => return Ok(Outcome::Waiting(what)),

@@ -73,6 +73,8 @@ pub enum Event {
         device: DeviceName,
         /// Which step.
         step: Step,
+        /// The step in the words of the source.
+        what: String,
     },
     /// The work on a device ended.
     Ended {

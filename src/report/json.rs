@@ -19,7 +19,7 @@ pub fn event(event: &Event, verbose: u8) -> Option<Value> {
         Event::Application { app, created } => {
             ("application", json!({ "application": app.as_str(), "created": created }))
         }
-        Event::Step { device, step } => (
+        Event::Step { device, step, .. } => (
             "step",
             json!({ "application": device.app.as_str(), "device": device.device.as_str(), "step": step }),
         ),

@@ -69,10 +69,10 @@ impl<'a> View<'a> {
                 self.say(&format!("application {app} created on the target"))
             }
             Event::Application { .. } => {}
-            Event::Step { device, step } => {
-                self.bar.set_message(format!("{device}: {step}"));
+            Event::Step { device, what, .. } => {
+                self.bar.set_message(format!("{device}: {what}"));
                 if self.verbose > 0 {
-                    self.say(&format!("{device}: {step}"));
+                    self.say(&format!("{device}: {what}"));
                 }
             }
             Event::Ended { device, outcome } => self.ended(&device.to_string(), outcome),

@@ -99,11 +99,16 @@ impl State {
     }
 
     pub(super) fn next_undo(&self, undo: &Undo, recipe: &Recipe) -> Next {
+        // Without its NS record nothing is live on the target: the source need not wait for the others to be gone.
+        let unmute = self.touched(Step::Mute).then_some(Next::Step(Step::Unmute));
+        let serves = self.made().any(|c| c == Component::Ns);
         if !undo.goes_back {
-            if let Some(c) = REMOVAL.into_iter().find(|c| self.made().any(|made| made == *c)) {
-                return Next::Step(Step::Remove(c));
-            }
-            return if self.touched(Step::Mute) { Next::Step(Step::Unmute) } else { Next::Undone };
+            let left = REMOVAL.into_iter().find(|c| self.made().any(|made| made == *c));
+            return match left.map(Step::Remove) {
+                Some(step) if serves => Next::Step(step),
+                Some(step) => unmute.unwrap_or(Next::Step(step)),
+                None => unmute.unwrap_or(Next::Undone),
+            };
         }
         let mut steps = Vec::new();
         if undo.mutes_target {
@@ -124,9 +129,11 @@ impl State {
             steps.extend(remove);
         }
         match steps.into_iter().find(|s| !self.has(*s)) {
+            Some(Step::Remove(_)) if !serves && self.restored() && unmute.is_some() => {
+                Next::Step(Step::Unmute)
+            }
             Some(step) => Next::Step(step),
-            None if self.touched(Step::Mute) => Next::Step(Step::Unmute),
-            None => Next::Undone,
+            None => unmute.unwrap_or(Next::Undone),
         }
     }
 

@@ -129,7 +129,8 @@ impl TtnV2Source {
         let long = waiting.first().is_none_or(|first| first.since.elapsed() >= LONGEST);
         let gone = waiting.iter().all(|who| who.answer.is_closed());
         let quiet = waiting.last().is_none_or(|last| last.since.elapsed() >= QUIET);
-        let idle = quiet && self.0.queued.load(Ordering::SeqCst) == 0;
+        // Who has the turn wants to be looked at next: after its clear it is read back.
+        let idle = quiet && self.0.queued.load(Ordering::SeqCst) == 0 && self.0.turn.try_lock().is_ok();
         long || gone || waiting.len() >= ENOUGH || idle
     }
 
