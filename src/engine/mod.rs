@@ -3,6 +3,7 @@
 pub mod application;
 mod back;
 mod back_whole;
+pub mod belongings;
 mod copy;
 pub mod device;
 pub mod event;
