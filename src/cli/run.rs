@@ -123,8 +123,9 @@ pub(super) async fn carry_out(
             planned.check(&now).map_err(|stale| Failure::new(Exit::Usage, stale, Some(hint)))?;
         }
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        let question = || question(going, config, pace.hold);
-        if going > 0 && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
+        let around = prepared.iter().map(|ready| ready.belongings.changes()).sum();
+        let question = || question(going, around, config, pace.hold);
+        if going + around > 0 && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
@@ -156,10 +157,11 @@ pub(super) fn asked(
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
 }
 
-fn question(going: usize, config: &Config, hold: bool) -> String {
+fn question(going: usize, around: usize, config: &Config, hold: bool) -> String {
     let v2 = is_v2(&config.source);
+    let around = if around > 0 { format!(", and {around} things around them,") } else { String::new() };
     format!(
-        "Move {} from {} to {}? At the source {}.",
+        "Move {}{around} from {} to {}? At the source {}.",
         report::plan::devices(going),
         place(&config.source),
         place(&config.target),

@@ -21,7 +21,7 @@ use crate::{
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
     plan::{
-        ApplicationPlan, DevicePlan, Plan, Verdict,
+        ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
         finding::{Finding, Kind},
     },
@@ -188,7 +188,7 @@ impl Dispatcher<'_> {
                 summary.not_begun += devices;
                 continue;
             }
-            let around = keeper.as_ref().is_some_and(|keeper| self.have_work(keeper, &ready.belongings));
+            let around = ready.belongings.have_work();
             let blocked = application.findings.iter().any(Finding::blocks);
             let moved = if devices > 0 || (around && !blocked) {
                 let work = Work { job, application, ready, lock: &lock, keeper: keeper.as_ref(), abort };
@@ -196,7 +196,7 @@ impl Dispatcher<'_> {
             } else {
                 Ok(())
             };
-            summary.belongings.extend(keeper.iter().flat_map(Keeper::outcomes));
+            summary.around(keeper.iter().flat_map(Keeper::outcomes).collect());
             // Also when nothing was to be done: an earlier run may have been killed right before its end.
             lock.give_back(self.stop).await;
             moved?;
@@ -205,11 +205,6 @@ impl Dispatcher<'_> {
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();
         Ok(summary)
-    }
-
-    /// True when something is to be done about what the application has besides its devices.
-    fn have_work(&self, keeper: &Keeper, belongings: &Belongings) -> bool {
-        belongings.have_work() || (!self.pace.hold && !keeper.to_clear(self.pace.integrations).is_empty())
     }
 
     /// How many devices this run may clear at the source.
@@ -439,6 +434,16 @@ fn keeps_both_sides(pace: &Pace, mutes_target: bool) -> bool {
 
 /// Devices that need no work go straight into the summary.
 fn settle(application: &ApplicationPlan, summary: &mut Summary) {
+    for item in &application.belongings {
+        let outcome = match item.verdict {
+            belongings::Verdict::Done => Outcome::Already,
+            belongings::Verdict::Stop => {
+                Outcome::Refused(item.findings.iter().filter(|f| f.blocks()).cloned().collect())
+            }
+            _ => continue,
+        };
+        summary.belongings.push((belongings::name(&application.target, &item.key), outcome));
+    }
     for device in &application.devices {
         let outcome = match device.verdict {
             Verdict::Done => Outcome::Already,

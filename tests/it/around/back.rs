@@ -17,23 +17,35 @@ fn without_the_one_that_stays(world: &World) {
 
 #[test]
 fn all_of_it_comes_back_and_goes_again() {
-    for clear in ["nothing", "pause", "delete"] {
+    for clear in ["pause", "delete"] {
         let world = everything();
         without_the_one_that_stays(&world);
-        config(&world, "", &format!("[clear]\nmode = \"delete\"\nwhen = \"verified\"\nintegrations = \"{clear}\""));
+        config(
+            &world,
+            "",
+            &format!("[clear]\nmode = \"delete\"\nwhen = \"verified\"\nintegrations = \"{clear}\""),
+        );
         let (source, target) = (held(&world.source), held(&world.target));
         world.run().expect(0);
-        world.call("rollback", &["--dry-run"]).expect(0).says("around the devices: 11 to take back");
-        world.call("rollback", &["--yes"]).expect(0).says("around the devices: 11 taken back").says("acme removed");
+        if clear == "pause" {
+            world.call("rollback", &["--dry-run"]).expect(0).says("around the devices: 11 to take back");
+        }
+        world
+            .call("rollback", &["--yes"])
+            .expect(0)
+            .says("around the devices: 11 taken back")
+            .says("acme removed");
         assert_eq!(held(&world.source), source, "{clear}");
         let mut left = held(&world.target);
         // An application's link goes with it only when it is purged.
         left.retain(|name, _| !name.starts_with("Links"));
         assert_eq!(left, target, "{clear}");
-        let before = writes(&world);
-        world.call("rollback", &["--yes"]).expect(0).says("nothing to bring back");
-        assert_eq!(writes(&world), before, "a second rollback writes nothing");
-        world.run().expect(0).says("2 devices moved").says("around the devices: 11 copied");
+        if clear == "delete" {
+            let before = writes(&world);
+            world.call("rollback", &["--yes"]).expect(0).says("nothing to bring back");
+            assert_eq!(writes(&world), before, "a second rollback writes nothing");
+            world.run().expect(0).says("2 devices moved").says("around the devices: 11 copied");
+        }
     }
 }
 
@@ -46,7 +58,11 @@ fn what_somebody_edited_on_the_target_stays_there() {
         path::set(hook, "format", Value::String("protobuf".into()));
     });
     let rolled = world.call("rollback", &["--yes"]).expect(3);
-    assert!(rolled.said().contains("webhook hook-main: it was edited on the target since"), "{}", rolled.said());
+    assert!(
+        rolled.said().contains("webhook hook-main: it was edited on the target since"),
+        "{}",
+        rolled.said()
+    );
     assert_eq!(world.target.count(Table::Webhooks, TARGET), 1);
     assert_eq!(super::scene::downlink_keys(&world).len(), 1, "its key is in use");
     world.target.remove(Table::Webhooks, TARGET, "hook-main");
@@ -77,7 +93,12 @@ fn one_device_comes_back_with_what_is_its_own_and_nothing_else() {
     }
     // What the clear took with the devices is compared with what it was.
     for (name, message) in now.iter().filter(|(name, _)| name.starts_with("Packages")) {
-        world.source.tts.store().put(Table::Packages, name.split_once(' ').expect("both").1, message.clone()).expect("memory");
+        world
+            .source
+            .tts
+            .store()
+            .put(Table::Packages, name.split_once(' ').expect("both").1, message.clone())
+            .expect("memory");
     }
     all_copied(&world);
 }

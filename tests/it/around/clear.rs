@@ -26,9 +26,11 @@ fn what_is_to_wait_begins_with_the_first_device() {
     world.run().expect(3).says("waits: it is paused until the first device is live");
     assert!(["hook-main", "hook-full", "hook-paused"].iter().all(|hook| is_paused(&world, hook)));
     assert_eq!(world.target.count(Table::PubSubs, TARGET), 0);
-    let before = world.target.writes().iter().filter(|w| w.contains("Webhook") || w.contains("PubSub")).count();
+    let before =
+        world.target.writes().iter().filter(|w| w.contains("Webhook") || w.contains("PubSub")).count();
     world.run().expect(3);
-    let after = world.target.writes().iter().filter(|w| w.contains("Webhook") || w.contains("PubSub")).count();
+    let after =
+        world.target.writes().iter().filter(|w| w.contains("Webhook") || w.contains("PubSub")).count();
     assert_eq!(after, before, "nothing to do about them yet");
     world.call("verify", &[]).expect(0);
     world.target.tts.unhook();
@@ -70,7 +72,10 @@ fn waits_for_a_device(how: &str) -> World {
 fn the_source_s_are_paused_once_all_devices_are_done() {
     let world = waits_for_a_device("pause");
     for hook in ["hook-main", "hook-full", "hook-paused"] {
-        assert!(path::flag(&world.source.record(Table::Webhooks, APP, hook).expect("kept"), "paused"), "{hook}");
+        assert!(
+            path::flag(&world.source.record(Table::Webhooks, APP, hook).expect("kept"), "paused"),
+            "{hook}"
+        );
     }
     assert_eq!(world.source.count(Table::PubSubs, APP), 3, "they cannot be paused");
     assert!(!is_paused(&world, "hook-full"));
@@ -97,7 +102,11 @@ fn a_device_that_stays_keeps_the_source_s_integrations() {
 #[test]
 fn what_was_edited_at_the_source_since_is_not_deleted() {
     let world = everything();
-    config(&world, "", "[clear]\nmode = \"keys\"\nwhen = \"verified\"\nintegrations = \"delete\"\nhold = true");
+    config(
+        &world,
+        "",
+        "[clear]\nmode = \"keys\"\nwhen = \"verified\"\nintegrations = \"delete\"\nhold = true",
+    );
     for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
         if world.source.record(table, APP, &dev(5)).is_some() {
             world.source.remove(table, APP, &dev(5));
