@@ -375,7 +375,8 @@ impl History {
         if self.swap {
             let (left, app) = if side == "target" { (source, APP) } else { (target, other) };
             // A mute that was sent and applied after the delete makes an empty record (docs/servers.md, NS Set): no device.
-            let empty = left.count_if(Table::Ns, app, |ns| !path::has(ns, "ids.dev_eui") && !path::has(ns, "session"));
+            let empty = left
+                .count_if(Table::Ns, app, |ns| !path::has(ns, "ids.dev_eui") && !path::has(ns, "session"));
             let [is, js, as_, ns] = counts(left, app);
             assert_eq!([is, js, as_, ns - empty], [0; 4], "it exists twice: {text}");
         }
