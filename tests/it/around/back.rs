@@ -77,3 +77,21 @@ fn one_device_comes_back_with_what_is_its_own_and_nothing_else() {
     world.run().expect(0).says("1 device moved");
     assert!(world.target.record(Table::Packages, TARGET, "acme-dev-00001.197").is_some());
 }
+
+#[test]
+fn an_application_in_two_halves_has_everything_twice_and_comes_back_from_both() {
+    let world = everything();
+    without_the_one_that_stays(&world);
+    let more = "devices = { ids = [\"dev-00001\"] }\n[[application]]\nsource = \"fleet-lab\"\ntarget = \"acme-2\"\n\
+                devices = { ids = [\"dev-00003\"] }\n[transform]\nsession = \"keep\"\n\
+                allow-loss = [\"picture\", \"queued-downlinks\"]\n[clear]\nmode = \"keys\"\nintegrations = \"delete\"\n";
+    world.config_whole(TARGET, more);
+    let source = held(&world.source);
+    world.run().expect(0).says("2 devices moved").says("it stays at the source until all devices are done");
+    assert_eq!([TARGET, "acme-2"].map(|app| world.target.count(Table::Webhooks, app)), [3, 3]);
+    assert_eq!([TARGET, "acme-2"].map(|app| world.target.count(Table::Ns, app)), [1, 1]);
+    assert_eq!(world.source.count(Table::Webhooks, APP), 0, "once the second half is done");
+    world.call("rollback", &["--yes"]).expect(0).says("acme removed").says("acme-2 removed");
+    assert_eq!(held(&world.source), source);
+    assert_eq!([TARGET, "acme-2"].map(|app| world.target.count(Table::Is, app)), [0, 0]);
+}
