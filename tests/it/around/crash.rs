@@ -11,7 +11,7 @@ use stackferry::rehearsal::{CallInfo, store::Table};
 use super::scene::{config_of, downlink_keys, everything, held};
 use crate::world::{APP, Ran, World};
 
-/// As little as has every sort of call: one of each kind.
+/// As little as has every sort of call: one of each kind, but for activation settings, which have no call of their own sort.
 fn small() -> World {
     let world = everything();
     for (table, key) in [
@@ -24,6 +24,7 @@ fn small() -> World {
     ] {
         world.source.remove(table, APP, key);
     }
+    world.source.tts.store().remove(Table::ActivationSettings, APP).expect("memory");
     world
 }
 
@@ -100,7 +101,7 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
         if n % 2 == 0 {
             world.run().expect(0);
             let copies = held(&world.target);
-            assert_eq!(copies.keys().filter(|k| !k.starts_with("ApiKeys")).count(), 6, "{:?}", copies.keys());
+            assert_eq!(copies.keys().filter(|k| !k.starts_with("ApiKeys")).count(), 5, "{:?}", copies.keys());
             assert_eq!(downlink_keys(&world).len(), 1);
         }
         let back = run_and_kill(&world, "rollback", n, n % 4 > 1);
@@ -118,5 +119,5 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
         kills += usize::from(there) + usize::from(back);
     }
     println!("around the devices: {kills} kills, 0 violations");
-    assert!(kills >= 12, "{kills}");
+    assert!(kills >= 10, "{kills}");
 }
