@@ -38,13 +38,17 @@ impl Keeper {
         if let Some(packages) = &belongings.packages {
             self.packages.set(Some(packages.clone())).ok();
         }
+        // What an earlier run only sealed is decided anew.
+        let fresh = belongings.fresh.iter().map(|(found, ..)| &found.key);
+        for item in fresh.chain(&belongings.vanished) {
+            if self.log.state(item).seal().is_some() {
+                self.log.record(&ItemEvent::ItemUndone { item: item.clone() }).await?;
+            }
+        }
         for (found, decided, verdict) in &belongings.fresh {
             let item = found.key.clone();
             if !matches!(verdict, Verdict::Create | Verdict::Equal) {
                 continue;
-            }
-            if self.log.state(&item).seal().is_some() {
-                self.log.record(&ItemEvent::ItemUndone { item: item.clone() }).await?;
             }
             let seal = self.log.seal(&found.target_device, &found.message, &decided.write).await?;
             let event = if *verdict == Verdict::Equal {

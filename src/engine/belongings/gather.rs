@@ -62,7 +62,11 @@ pub async fn read(
         devices.iter().filter(|d| d.verdict == plan::Verdict::Move).map(|d| d.id.as_str()).collect();
     let begun: BTreeMap<_, _> =
         known.iter().filter(|(key, state)| is_begun(key, state, &moved)).cloned().collect();
+    let seen: BTreeSet<_> = founds.iter().map(|found| found.key.clone()).collect();
     founds.retain(|found| !begun.contains_key(&found.key));
+    let sealed =
+        known.iter().map(|(key, _)| key).filter(|key| !begun.contains_key(key) && !seen.contains(key));
+    out.vanished = sealed.cloned().collect();
     let there = on_target(job, &founds).await?;
     let facts = if founds.is_empty() {
         Facts::default()

@@ -51,6 +51,8 @@ pub struct Belongings {
     pub findings: Vec<Finding>,
     /// Those that no earlier run has begun, with what would be written.
     fresh: Vec<(Found, Decided, Verdict)>,
+    /// Those that an earlier run only sealed and that the source has no more.
+    vanished: Vec<ItemKey>,
     /// The packages that the target has, when it was asked.
     packages: Option<std::collections::BTreeSet<String>>,
     /// How many wait to be cleared at the source.
@@ -82,6 +84,7 @@ impl Belongings {
         let begun = |verdict| matches!(verdict, Verdict::Resume(_) | Verdict::Done);
         self.plans.retain(|plan| begun(plan.verdict));
         self.fresh.clear();
+        self.vanished.clear();
     }
 }
 

@@ -202,3 +202,23 @@ fn a_key_that_may_not_is_told_so_before_anything_is_changed() {
     assert!(plan.out.contains("not-copied: packages were not looked at"), "{}", plan.out);
     assert!(plan.out.contains("+ webhooks to be copied: 3"), "{}", plan.out);
 }
+
+#[test]
+fn what_was_only_sealed_is_decided_anew() {
+    let world = everything();
+    config(&world, "copy = [\"webhooks\"]", "");
+    world.target.tts.on_call(|call| {
+        call.rpc().starts_with("ApplicationWebhookRegistry/Get").then_some(Fault::Status(Code::Unavailable))
+    });
+    world.run().expect(3).says("2 devices moved");
+    assert_eq!(world.target.count(Table::Webhooks, TARGET), 0);
+    world.target.tts.unhook();
+    world.source.remove(Table::Webhooks, APP, "hook-main");
+    world.source.edit(Table::Webhooks, APP, "hook-full", |hook| {
+        path::set(hook, "join_accept.path", Value::String("/new".into()));
+    });
+    world.run().expect(0).says("around the devices: 2 copied");
+    let hook = world.target.record(Table::Webhooks, TARGET, "hook-full").expect("copied");
+    assert_eq!(path::string(&hook, "join_accept.path"), "/new");
+    assert_eq!(world.target.count(Table::Webhooks, TARGET), 2);
+}
