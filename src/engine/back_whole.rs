@@ -22,11 +22,6 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// Reads both sides and decides what the source gets.
     pub(super) async fn decide_return(&mut self) -> Result<(Records, Return), Trouble> {
         let there = self.target_records().await?;
-        let state = self.log.state();
-        if state.has(Step::Create(Component::Ns)) && there.ns.is_none() && !state.removes() {
-            let text = "the target's record is gone, and not by us: its counters are not known";
-            return Err(Trouble::Refuse(changed(text, Component::Ns)));
-        }
         let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         self.nobody_has_given_it_keys(now.v2.as_ref()).await?;
         let back = self.what_returns(&there).await?;
@@ -35,10 +30,13 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
 
     async fn what_returns(&self, there: &Records) -> Result<Return, Trouble> {
         let sealed = self.sealed_source().await?;
-        handover::back(&sealed, there).map_err(|finding| match finding.severity {
+        let (known, lost) = self.as_last_known(there).await?;
+        let mut back = handover::back(&sealed, &known).map_err(|finding| match finding.severity {
             Severity::Wait => Trouble::Wait(finding.text),
             _ => Trouble::Refuse(*finding),
-        })
+        })?;
+        back.findings.extend(lost);
+        Ok(back)
     }
 
     /// The last that was seen of the source before the clear.

@@ -299,3 +299,26 @@ fn a_device_that_got_keys_at_the_source_since_is_not_deleted_there() {
     assert!(ran.said().contains("it is not deleted"), "{}", ran.said());
     assert!(world.device("node-000").is_some_and(|device| device.is_otaa()));
 }
+
+#[test]
+fn a_device_whose_copy_is_gone_comes_back_from_the_seal() {
+    let world = V2World::some(&["node-001", "abp-003"]);
+    let keys = ["node-001", "abp-003"].map(|id| {
+        let device = world.device(id).expect("there");
+        (device.app_key().map(|k| k.to_vec()), device.nwk_s_key().map(|k| k.to_vec()), device.f_cnt_down())
+    });
+    world.config(PLAIN);
+    world.run().expect(0);
+    for key in world.target_keys(Table::Is) {
+        for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+            world.target.tts.store().remove(table, &key).expect("memory");
+        }
+    }
+    world.call("rollback", &["--yes"]).expect(0).says("the target's record is gone, and not by us");
+    for (id, (app_key, nwk_s_key, down)) in ["node-001", "abp-003"].into_iter().zip(keys) {
+        let device = world.device(id).expect("there");
+        assert_eq!(device.app_key().map(|k| k.to_vec()), app_key, "{id}");
+        assert_eq!(device.nwk_s_key().map(|k| k.to_vec()), nwk_s_key, "{id}");
+        assert!(device.f_cnt_down() > down + 1000, "{id}: {}", device.f_cnt_down());
+    }
+}
