@@ -142,7 +142,7 @@ impl History {
         fs::remove_file(file_of(seed)).ok();
         let mut dice = Dice::new(seed);
         let numbers = fleet(&mut dice);
-        let swap = seed % SWAPS == 0;
+        let swap = seed.is_multiple_of(SWAPS);
         let some = dice.below(3) == 0 && !swap;
         let unmutable: Vec<usize> = if some { vec![70 + *dice.of(&[0, 4, 6, 7])] } else { vec![] };
         let all = [numbers.as_slice(), &unmutable].concat();
