@@ -10,7 +10,10 @@ use stackferry::{
 };
 use tonic::Code;
 
-use super::scene::{TARGET, config_of, writes};
+use super::{
+    crash::run_and_kill,
+    scene::{TARGET, config_of, writes},
+};
 use crate::world::{APP, World};
 
 const PEOPLE: &str = "[people]\nusers = { \"alice\" = \"alice-nl\", \"jane\" = \"admin\" }\norganizations = { \"acme\" = \"acme-eu\" }";
@@ -146,6 +149,47 @@ fn nobody_is_given_what_the_key_itself_does_not_have() {
     world.target.tts.unhook();
     world.run().expect(0);
     assert_eq!(who(&world.target, TARGET).len(), 3);
+}
+
+#[test]
+fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
+    let world = team();
+    config_of(&world, &[1], ONLY, PEOPLE);
+    let before = who(&world.source, APP);
+    let mut kills = 0;
+    for n in 1.. {
+        let there = run_and_kill(&world, "run", n, n % 2 == 0);
+        world.run().expect(0);
+        assert_eq!(who(&world.target, TARGET).len(), 3, "after a kill at call {n}");
+        let back = run_and_kill(&world, "rollback", n, n % 2 == 1);
+        world.call("rollback", &["--yes"]).expect(0);
+        assert_eq!(
+            who(&world.target, TARGET),
+            [one("user admin", &["RIGHT_ALL"])],
+            "after a kill at call {n}"
+        );
+        assert_eq!(who(&world.source, APP), before);
+        if !there && !back {
+            break;
+        }
+        kills += usize::from(there) + usize::from(back);
+    }
+    assert_eq!(kills, 4, "two are made, and two are taken back");
+}
+
+#[test]
+fn an_answer_that_is_lost_makes_nobody_twice_and_leaves_nobody_out() {
+    let world = team();
+    config_of(&world, &[1], ONLY, PEOPLE);
+    world.target.tts.on_call(|call| {
+        call.method.ends_with("ApplicationAccess/SetCollaborator").then_some(Fault::CutAfter)
+    });
+    world.run().expect(0).says("around the devices: 2 copied");
+    assert_eq!(who(&world.target, TARGET).len(), 3);
+    world.target.tts.unhook();
+    let done = writes(&world);
+    world.run().expect(0);
+    assert_eq!(writes(&world), done, "S6");
 }
 
 #[test]
