@@ -69,6 +69,7 @@ pub(super) fn message(message: &DynamicMessage) {
 fn wishes(byte: u8) -> Wishes {
     Wishes {
         copy: Default::default(),
+        people: Default::default(),
         paused: false,
         target_app: AppId::unchecked("target-app"),
         session: [SessionMode::Auto, SessionMode::Keep, SessionMode::Drop][usize::from(byte % 3)],

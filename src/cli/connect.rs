@@ -128,6 +128,7 @@ fn wishes(config: &Config, application: &config::Application) -> Wishes {
         attributes: transform.attributes.clone(),
         allowed: transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
         copy: application.copy.iter().map(|copy| copy.word()).collect(),
+        people: config.people.clone(),
         paused: config.integrations.paused,
     }
 }

@@ -1,6 +1,6 @@
 //! Embedded stacks that listen on loopback for one command.
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, sync::Arc};
 
 use super::{Exit, Failure};
 use crate::{
@@ -67,6 +67,8 @@ pub async fn start_tts(rehearsal: &Rehearsal, which: Side) -> Result<EmbeddedTts
         dev_addr_prefixes: rehearsal.dev_addr_prefixes.clone(),
         state: rehearsal.state.clone(),
         rate_limit: rehearsal.rate_limit.map(|r| rehearsal::RateLimit::per_entity(r.calls.get(), r.per)),
+        users: both(&rehearsal.people.users),
+        organizations: both(&rehearsal.people.organizations),
         ..rehearsal::Settings::default()
     };
     let tts = Tts::new(settings).map_err(|e| failed(which)(&e))?;
@@ -75,6 +77,11 @@ pub async fn start_tts(rehearsal: &Rehearsal, which: Side) -> Result<EmbeddedTts
             .map_err(|e| failed(which)(&e))?;
     }
     serve(tts, which).await
+}
+
+/// IDs of both sides: a rehearsal inside one deployment has both.
+fn both(ids: &BTreeMap<String, String>) -> Vec<String> {
+    ids.iter().flat_map(|(from, to)| [from.clone(), to.clone()]).collect()
 }
 
 /// An embedded stack at another address: one deployment, seen from both sides.

@@ -46,8 +46,8 @@ pub(super) async fn run(
     let stop = Stop::default();
     let work = async {
         let real = connect::sides(&config, &sink).await?;
-        let mut source = settings(&config.source);
-        let mut target = settings(&config.target);
+        let mut source = Rehearsal { people: config.people.clone(), ..settings(&config.source) };
+        let mut target = Rehearsal { people: config.people.clone(), ..settings(&config.target) };
         rehearse::mirror_facts(&real.jobs, &mut source, &mut target).await?;
         let apps = connect::applications(&config);
         let source = embedded::start(&source, wire::Side::Source, &apps).await?;
@@ -101,6 +101,7 @@ fn settings(side: &Side) -> Rehearsal {
                 _ => "localhost".to_owned(),
             },
             state: None,
+            people: Default::default(),
             rate_limit: None,
         },
     }

@@ -12,7 +12,10 @@ use super::{
     address::Address, devices::Devices, diagnostic::Diagnostics, loss::known_loss, quantity::Rate,
     secret::SecretRef,
 };
-use crate::model::ids::{AppId, DevAddrPrefix, DeviceId, NetId};
+use crate::{
+    model::ids::{AppId, DevAddrPrefix, DeviceId, NetId},
+    plan::belongings::collaborator::People,
+};
 
 /// A whole migration.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub struct Config {
     pub transform: Transform,
     /// Webhooks, pub/subs and packages on the way.
     pub integrations: Integrations,
+    /// Who is who on both sides.
+    pub people: People,
     /// How the run proceeds.
     pub rollout: Rollout,
     /// What happens at the source at the end.
@@ -126,6 +131,8 @@ pub struct Rehearsal {
     pub host: String,
     /// File that keeps what it stores.
     pub state: Option<PathBuf>,
+    /// Accounts that exist besides its administrator: those of `[people]`.
+    pub people: People,
     /// Calls that it allows for each method and key.
     pub rate_limit: Option<Rate>,
 }

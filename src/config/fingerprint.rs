@@ -1,6 +1,6 @@
 //! What a journal pins of its configuration: a run goes on only with the same source, target, devices and rules.
 
-use std::{fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
@@ -53,6 +53,8 @@ impl Config {
         let losses: Vec<_> = self.transform.allow_loss.iter().map(ToString::to_string).collect();
         all.extend([
             ("transform.allow-loss".to_owned(), losses.join(" ")),
+            ("people.users".to_owned(), pairs(&self.people.users)),
+            ("people.organizations".to_owned(), pairs(&self.people.organizations)),
             ("clear.hold".to_owned(), self.clear.hold.to_string()),
             ("clear.max-devices".to_owned(), self.clear.max_devices.to_string()),
         ]);
@@ -143,9 +145,6 @@ fn chosen(devices: &Devices) -> String {
 }
 
 fn transform(transform: &Transform) -> Vec<(&'static str, String)> {
-    let pairs = |map: &std::collections::BTreeMap<String, String>| {
-        map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
-    };
     let versions = |versions: &[(glob::Pattern, String)]| {
         versions.iter().map(|(shape, version)| format!("{shape}={version}")).collect::<Vec<_>>().join(" ")
     };
@@ -162,6 +161,10 @@ fn transform(transform: &Transform) -> Vec<(&'static str, String)> {
         ("transform.mac-version", versions(&transform.mac_version)),
         ("transform.phy-version", versions(&transform.phy_version)),
     ]
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> String {
+    map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
 }
 
 /// A few names as they are, many as number and digest.

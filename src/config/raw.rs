@@ -23,6 +23,8 @@ section! {
         "transform" transform: RawTransform, default "see below", example "";
         /// Webhooks, pub/subs and packages on the way.
         "integrations" integrations: RawIntegrations, default "see below", example "";
+        /// Who is who: IDs of collaborators.
+        "people" people: RawPeople, default "none", example "";
         /// How fast, and when to stop.
         "rollout" rollout: RawRollout, default "see below", example "";
         /// What happens to the source at the end.
@@ -204,8 +206,8 @@ section! {
         "devices" devices: RawDevices, default "all", example r#"{ glob = "meter-*" }"#;
         /// What is copied besides the devices: `formatters` (default payload formatters), `webhooks`, `pubsubs`, `packages` (those
         /// of the application and those of devices) and `activation-settings`; an empty list copies nothing. V2 has formatters
-        /// alone. `api-keys` and `collaborators` are not in this release.
-        "copy" copy: Vec<At<String>>, default "all that can be copied", example r#"["formatters"]"#;
+        /// alone. `collaborators` needs `[people]`. `api-keys` is not in this release.
+        "copy" copy: Vec<At<String>>, default "all that can be copied; `collaborators` only with `[people]`", example r#"["formatters"]"#;
         /// The API key for this application at the source.
         "api-key" api_key: Reference, default "that of the source", example r#"{ env = "MY_APP_API_KEY" }"#;
         /// The access key for this application, when the source is V2.
@@ -269,6 +271,17 @@ section! {
         /// Webhooks are created paused, and pub/subs, which cannot be paused, not yet: both begin once the first device is live on
         /// the target.
         "paused" paused: bool, default "false", example "true";
+    }
+}
+
+section! {
+    /// Who is who: users and organizations have other IDs on the target. Collaborators of an application get the rights there that
+    /// they have at the source, never more ([around.md](around.md)). A journal does not pin this: one who was missing can be added.
+    RawPeople is "table" {
+        /// IDs of users, at the source and on the target.
+        "users" users: StringMap, default "none", example r#"{ "alice" = "alice-nl" }"#;
+        /// IDs of organizations, at the source and on the target.
+        "organizations" organizations: StringMap, default "none", example r#"{ "acme" = "acme-eu" }"#;
     }
 }
 

@@ -280,6 +280,8 @@ fn broken_files() {
         ("device_filter", with_application("devices = 'dev-1'")),
         ("two_filters", with_application("devices = { ids = [], glob = '[a' }")),
         ("device_file", with_application("devices = { file = 'no-such.txt' }")),
+        ("people", with("[people]\nusers = { 'alice' = 'al-nl', 'bob' = 'al-nl', 'Eve' = '' }\norganizations = 'acme'")),
+        ("collaborators", with_application("copy = ['collaborators']")),
         ("copy", with_application("copy = ['formatter', 'api-keys']\naccess-key = 'CANARY'")),
         ("same_target", with("[[application]]\nsource = 'app-1'\ntarget = 'app-9'\n[[application]]\nsource = 'app-2'\ntarget = 'app-9'")),
         ("same_source", with("[[application]]\nsource = 'app-1'\ntarget = 'app-8'\n[[application]]\nsource = 'app-1'\ntarget = 'app-9'")),

@@ -166,6 +166,11 @@ fn place(sort: &Sort, app: &str, device: &str, message: &DynamicMessage) -> (Tab
         Ids::Named(_) => (Table::PubSubs, format!("{app}.{id}")),
         Ids::Port => (Table::PackageDefaults, format!("{app}.{}", port())),
         Ids::PortOfDevice => (Table::Packages, format!("{}.{}", device_key(app, device), port())),
+        Ids::Account => {
+            let (kind, id) = id.split_once(' ').unwrap_or_default();
+            let prefix = if kind == "user" { "usr" } else { "org" };
+            (Table::Collaborators, format!("app:{app}/{prefix}:{id}"))
+        }
         Ids::Application => (Table::ActivationSettings, app.to_owned()),
     }
 }

@@ -187,6 +187,7 @@ fn blocked(text: &str, component: Component) -> Finding {
 fn as_it_was(app: &AppId) -> Wishes {
     Wishes {
         copy: Default::default(),
+        people: Default::default(),
         paused: false,
         target_app: app.clone(),
         session: SessionMode::Keep,

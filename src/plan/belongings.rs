@@ -1,11 +1,14 @@
-//! What belongs to an application besides its devices: webhooks, pub/subs, associations of packages, activation settings.
+//! What belongs to an application besides its devices: webhooks, pub/subs, associations of packages, activation settings,
+//! collaborators.
 //!
 //! A kind of them is a [`Sort`]: a table of how it is called, listed, read, set and deleted, and of what in it is never
 //! copied. Everything else is the same for all: [`transform`] decides what is written and what is a finding,
 //! [`differences`] compares, `tts::belongings` calls, `engine::belongings` carries out, `step::belonging` remembers.
 
+pub mod collaborator;
 pub mod package;
 pub mod pubsub;
+pub mod rights;
 pub mod sealed;
 pub mod settings;
 #[cfg(test)]
@@ -17,7 +20,7 @@ use std::{
     fmt,
 };
 
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
 use super::{
     facts::Wishes,
@@ -31,8 +34,14 @@ use crate::{
 };
 
 /// Every kind, in the order in which they are created.
-pub static SORTS: [&Sort; 5] =
-    [&settings::SETTINGS, &package::DEFAULT, &webhook::WEBHOOK, &pubsub::PUBSUB, &package::DEVICE];
+pub static SORTS: [&Sort; 6] = [
+    &settings::SETTINGS,
+    &package::DEFAULT,
+    &webhook::WEBHOOK,
+    &pubsub::PUBSUB,
+    &collaborator::COLLABORATOR,
+    &package::DEVICE,
+];
 
 /// A kind of belonging.
 #[derive(Debug)]
@@ -59,6 +68,8 @@ pub struct Sort {
     pub delete: Method,
     /// Paths that are identifiers or the server's own, and never copied.
     pub left: &'static [&'static str],
+    /// Paths that can be set, where the calls take no field mask.
+    pub fields: &'static [&'static str],
     /// Paths of newer servers that this build knows by name alone, as `map::owner::newer`.
     pub newer: &'static [&'static str],
     /// The flag that pauses one, if there is such a thing.
@@ -99,12 +110,20 @@ pub enum Ids {
     PortOfDevice,
     /// The application alone.
     Application,
+    /// The application and a user or an organization.
+    Account,
 }
 
 impl Ids {
     /// Writes the identifiers below `at`; `device` is the ID on the side that is asked.
     pub fn write(self, into: &mut DynamicMessage, at: &str, app: &AppId, device: &str, id: &str) {
         let text = |text: &str| Value::String(text.to_owned());
+        if self == Self::Account {
+            if path::exists(&into.descriptor(), "application_ids") {
+                path::set(into, "application_ids.application_id", text(app.as_str()));
+            }
+            return collaborator::write(into, at, id);
+        }
         let owner =
             if self == Self::PortOfDevice { "end_device_ids.application_ids" } else { "application_ids" };
         path::set(into, &format!("{at}{owner}.application_id"), text(app.as_str()));
@@ -113,7 +132,7 @@ impl Ids {
             Self::Port | Self::PortOfDevice => {
                 path::set(into, &format!("{at}f_port"), Value::U32(id.parse().unwrap_or(0)));
             }
-            Self::Application => {}
+            Self::Application | Self::Account => {}
         }
         if self == Self::PortOfDevice {
             path::set(into, &format!("{at}end_device_ids.device_id"), text(device));
@@ -126,6 +145,7 @@ impl Ids {
             Self::Named(field) => path::string(message, &format!("ids.{field}")),
             Self::Port | Self::PortOfDevice => path::number(message, "ids.f_port").to_string(),
             Self::Application => String::new(),
+            Self::Account => collaborator::name(message),
         }
     }
 }
@@ -151,7 +171,15 @@ impl Sort {
 
     /// Paths that are copied: those that can be set.
     fn settable(&self, path: &str) -> bool {
+        if !self.fields.is_empty() {
+            return mask::cover(self.fields, path).is_some();
+        }
         mask::cover(mask::allowed(short(self.set.rpc)), path).is_some()
+    }
+
+    /// The IDs of the device and of the thing itself on the target; `target_name` is that of [`Found`].
+    pub fn names_there<'a>(&self, key: &'a ItemKey, target_name: &'a str) -> (&'a str, &'a str) {
+        if self.ids == Ids::Account { ("", target_name) } else { (target_name, &key.id) }
     }
 
     fn is_left(&self, path: &str) -> bool {
@@ -184,8 +212,9 @@ pub struct Found {
     pub key: ItemKey,
     /// Its kind.
     pub sort: &'static Sort,
-    /// The device's ID on the target; empty for what the application has.
-    pub target_device: String,
+    /// What it is called on the target where that differs: the device's ID, or the account of a collaborator. Empty for what
+    /// else the application has, and for a collaborator whom nobody has mapped.
+    pub target_name: String,
     /// All of it. Any part may be a secret.
     pub message: DynamicMessage,
 }
@@ -209,6 +238,8 @@ pub enum Verdict {
     Equal,
     /// Something else is there under its name, and stays.
     Differs,
+    /// It stays behind, as it should: see its findings.
+    Leave,
     /// It is not copied: see its findings.
     Stop,
 }
@@ -222,6 +253,7 @@ impl Verdict {
             Self::Done => "done",
             Self::Equal => "equal",
             Self::Differs => "differs",
+            Self::Leave => "leave",
             Self::Stop => "stop",
         }
     }
@@ -254,6 +286,12 @@ impl Decided {
     pub fn blocked(&self) -> bool {
         self.findings.iter().any(Finding::blocks)
     }
+
+    /// True when it stays behind without anything to be done about it.
+    pub fn left(&self) -> bool {
+        let leaves = |f: &Finding| f.kind == Kind::UnmappedPerson;
+        !self.blocked() && self.findings.iter().any(leaves)
+    }
 }
 
 /// Decides what is written to the target for what was found. Every stored path is in the write, in a finding, or in
@@ -277,9 +315,10 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
     let wants_key = sort.key.is_some_and(|key| kept.iter().any(|p| p == key));
     let kept: Vec<_> = kept.into_iter().filter(|p| sort.key != Some(p.as_str())).collect();
     let mut copy = path::project(message, &kept);
-    if sort.ids != Ids::Application {
+    if path::exists(&copy.descriptor(), "ids") {
         let target = AppId::unchecked(name.target.clone());
-        sort.ids.write(&mut copy, "ids.", &target, &found.target_device, &name.id);
+        let (device, id) = sort.names_there(name, &found.target_name);
+        sort.ids.write(&mut copy, "ids.", &target, device, id);
     }
     let mut paths: Vec<String> = Vec::new();
     for head in kept.iter().filter_map(|p| p.split('.').next()) {
@@ -287,7 +326,10 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
             paths.push(head.to_owned());
         }
     }
-    findings.extend(broken_rules(name, &copy));
+    // One whom nobody has mapped has no name to check yet.
+    if sort.ids != Ids::Account || !found.target_name.is_empty() {
+        findings.extend(broken_rules(name, &copy));
+    }
     Decided { write: Write { message: copy, paths }, wants_key, findings }
 }
 
@@ -295,6 +337,7 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
 fn common(found: &Found, facts: &Facts) -> Vec<Finding> {
     let Found { sort, message, .. } = found;
     let mut findings = Vec::new();
+    findings.extend(collaborator::unmapped(found));
     let unknown = unknown::find(message);
     if !unknown.is_empty() {
         findings.push(
@@ -424,7 +467,7 @@ pub fn as_it_was(sort: &Sort, found: &DynamicMessage) -> Write {
     let stored: Vec<_> =
         path::stored(found).into_iter().filter(|p| !sort.is_left(p) && sort.settable(p)).collect();
     let mut message = path::project(found, &stored);
-    if let (true, Some(ids)) = (sort.ids != Ids::Application, path::child(found, "ids")) {
+    if let Some(ids) = path::child(found, "ids") {
         path::set(&mut message, "ids", Value::Message(ids));
     }
     let mut paths: Vec<String> =

@@ -6,7 +6,7 @@ use glob::Pattern;
 use prost_reflect::DynamicMessage;
 use serde::{Deserialize, Serialize};
 
-use super::finding::Kind;
+use super::{belongings::collaborator::People, finding::Kind};
 use crate::model::{
     device::Component,
     ids::{AppId, DevAddr, DevAddrPrefix, Eui64},
@@ -60,6 +60,8 @@ pub struct Wishes {
     pub allowed: Vec<Kind>,
     /// What is copied besides the devices, by the words of `application.copy`.
     pub copy: BTreeSet<&'static str>,
+    /// Who is who on both sides.
+    pub people: People,
     /// Integrations begin once the first device is live.
     pub paused: bool,
 }

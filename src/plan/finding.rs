@@ -82,6 +82,8 @@ kinds! {
     SecretUnreadable = "secret-unreadable", Stop, "secrets that the source does not tell: what needs them is copied without";
     /// A package that the target does not have.
     UnknownPackage = "unknown-package", Stop, "application packages that the target does not have: their associations do nothing";
+    /// A collaborator of whom nobody has said who it is on the target.
+    UnmappedPerson = "unmapped-person", Stop, "collaborators that `[people]` does not map: they are not collaborators of the copy";
     /// The target has a provider of pub/subs switched off.
     UnsupportedProvider = "unsupported-provider", Stop, "";
 

@@ -132,6 +132,10 @@ const MEANINGS: &[(Kind, &str)] = {
             "The target does not have the application package of an association. It would take the association, and do nothing with it.",
         ),
         (
+            K::UnmappedPerson,
+            "`[people]` does not say who a collaborator of the source is on the target. Nobody is made who was not named.",
+        ),
+        (
             K::UnsupportedProvider,
             "The target has pub/subs over this provider switched off, and would refuse it. It stops that pub/sub alone.",
         ),
@@ -276,7 +280,7 @@ const MEANINGS: &[(Kind, &str)] = {
         ),
         (
             K::IntegrationDiffers,
-            "A webhook, pub/sub, package association or the activation settings are on the target already with other values. They stay as they are.",
+            "A webhook, pub/sub, package association, collaborator or the activation settings are on the target already with other values. They stay as they are.",
         ),
         (
             K::NotCopied,

@@ -61,11 +61,12 @@ fn application(out: &mut String, application: &ApplicationPlan) {
 /// What the application has besides its devices: a line for each kind and what becomes of it.
 fn belongings(out: &mut String, all: &[ItemPlan]) {
     type Which = fn(Verdict) -> bool;
-    let lines: [(Which, String, &str); 5] = [
+    let lines: [(Which, String, &str); 6] = [
         (|v| v == Verdict::Create, paint(GOOD, "+"), "to be copied"),
         (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with"),
         (|v| matches!(v, Verdict::Done | Verdict::Equal), "=".into(), "there, as at the source"),
         (|v| v == Verdict::Differs, paint(WARN, "!"), "there with other values, which stay"),
+        (|v| v == Verdict::Leave, "-".into(), "left behind"),
         (|v| v == Verdict::Stop, paint(BAD, "x"), "not copied"),
     ];
     for sort in SORTS {

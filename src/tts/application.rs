@@ -1,6 +1,6 @@
 //! Applications, their link and the rights on them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use prost_reflect::{DynamicMessage, Value};
 
@@ -19,6 +19,15 @@ pub enum Owner {
     User(String),
     /// An organization, by ID.
     Organization(String),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => write!(f, "user {id}"),
+            Self::Organization(id) => write!(f, "organization {id}"),
+        }
+    }
 }
 
 impl Stack {

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value, prost::Message as _};
 
 use super::{Stack, set_app};
 use crate::{
     map::{mask, path},
     model::{belonging::ItemKey, ids::AppId, secret::Secret},
     plan::{
-        belongings::{Facts, KEY_RIGHT, Method, SORTS, Sort},
+        belongings::{Facts, Ids, KEY_RIGHT, Method, SORTS, Sort, rights},
         transform::Write,
     },
     proto,
@@ -34,9 +34,10 @@ pub struct Which<'a> {
 }
 
 impl<'a> Which<'a> {
-    /// An item of the target.
-    pub fn there(sort: &'static Sort, key: &'a ItemKey, app: &'a AppId, device: &'a str) -> Self {
-        Self { sort, app, device, id: &key.id }
+    /// An item of the target; `name` is that of [`Found::target_name`](crate::plan::belongings::Found).
+    pub fn there(sort: &'static Sort, key: &'a ItemKey, app: &'a AppId, name: &'a str) -> Self {
+        let (device, id) = sort.names_there(key, name);
+        Self { sort, app, device, id }
     }
 
     fn request(&self, method: Method) -> DynamicMessage {
@@ -87,7 +88,7 @@ impl Stack {
         if sort.is_of_device() {
             path::set(&mut request, "ids.device_id", Value::String(device.to_owned()));
             set_app(&mut request, "ids.application_ids", app);
-        } else if path::exists(&prost_reflect::ReflectMessage::descriptor(&request), "application_ids") {
+        } else if path::exists(&request.descriptor(), "application_ids") {
             set_app(&mut request, "application_ids", app);
         } else {
             set_app(&mut request, "ids", app);
@@ -95,7 +96,7 @@ impl Stack {
         let list =
             List { method: method.rpc, request, items: method.field, page_size: PAGE, paths: sort.whole() };
         match self.keeper(sort).pages(list, Call::safe(which.about())).await {
-            Ok(listing) => Ok(Some(listing.items)),
+            Ok(listing) => Ok(readable(sort, listing.items)),
             Err(error) => nothing(error),
         }
     }
@@ -107,9 +108,15 @@ impl Stack {
     pub async fn belonging(&self, which: Which<'_>) -> Result<Option<DynamicMessage>, Error> {
         let method = which.sort.get;
         let call = Call::safe(which.about());
+        let (client, request) = (self.keeper(which.sort), which.request(method));
         let paths = which.sort.whole();
-        match self.keeper(which.sort).unary_masked(method.rpc, which.request(method), &paths, call).await {
-            Ok((answer, _)) => Ok(Some(answer.message)),
+        let answer = if paths.is_empty() {
+            client.unary(method.rpc, request, call).await
+        } else {
+            client.unary_masked(method.rpc, request, &paths, call).await.map(|(answer, _)| answer)
+        };
+        match answer {
+            Ok(answer) => Ok(Some(as_listed(which.sort, answer.message))),
             Err(error) if *error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -124,7 +131,9 @@ impl Stack {
         let mut request = proto::message(method.request);
         path::set(&mut request, method.field, Value::Message(write.message.clone()));
         which.sort.ids.write(&mut request, method.at, which.app, which.device, which.id);
-        path::set(&mut request, "field_mask", Value::Message(mask::message(&write.paths)));
+        if which.sort.fields.is_empty() {
+            path::set(&mut request, "field_mask", Value::Message(mask::message(&write.paths)));
+        }
         let call = Call::create(which.about());
         self.keeper(which.sort).unary(method.rpc, request, call).await.map(drop)
     }
@@ -273,6 +282,27 @@ fn nothing(error: Error) -> Result<Listed, Error> {
         Kind::Unimplemented | Kind::NotFound => Ok(Some(Vec::new())),
         _ => Err(error),
     }
+}
+
+/// What a list holds, or nothing when it was told without what is copied: who may not look at the rights of collaborators is
+/// told who they are (docs/servers.md, Collaborators), and there is none without rights.
+fn readable(sort: &Sort, items: Vec<DynamicMessage>) -> Listed {
+    let hidden = sort.ids == Ids::Account && items.iter().any(|item| !path::has(item, "rights"));
+    (!hidden).then(|| items.into_iter().map(|item| as_listed(sort, item)).collect())
+}
+
+/// An answer as the message of its kind: that of `GetCollaborator` has another name and the same fields.
+fn as_listed(sort: &Sort, answer: DynamicMessage) -> DynamicMessage {
+    let mut message = answer;
+    if message.descriptor().name() != sort.message {
+        let mut same = proto::message(sort.message);
+        // What was just decoded decodes again.
+        if same.merge(message.encode_to_vec().as_slice()).is_ok() {
+            message = same;
+        }
+    }
+    rights::in_order(&mut message);
+    message
 }
 
 fn messages(message: &DynamicMessage, field: &str) -> Vec<DynamicMessage> {

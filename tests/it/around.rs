@@ -5,4 +5,5 @@ mod back;
 mod clear;
 mod copy;
 mod crash;
+mod people;
 mod scene;

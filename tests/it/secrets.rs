@@ -198,6 +198,7 @@ fn a_key_in_a_command_stays_out_of_the_journal() {
 fn wishes() -> Wishes {
     Wishes {
         copy: Default::default(),
+        people: Default::default(),
         paused: false,
         target_app: AppId::unchecked(APP.to_owned()),
         session: SessionMode::Keep,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::model::ids::{AppId, DeviceId, IdError, is_id, is_v2_id};
 
-/// What is copied unless the file says otherwise: all that this release can.
+/// What is copied unless the file says otherwise: all that this release can without being told more.
 const DEFAULT: [Copy; 5] =
     [Copy::Formatters, Copy::Webhooks, Copy::PubSubs, Copy::Packages, Copy::ActivationSettings];
 
@@ -90,18 +90,28 @@ impl Checker<'_, '_> {
 
     fn copies(&mut self, raw: Option<At<Vec<At<String>>>>, path: &str) -> Vec<Copy> {
         let Some(raw) = raw else {
-            return if self.from_v2 { vec![Copy::Formatters] } else { DEFAULT.to_vec() };
+            let people = self.has_people.then_some(Copy::Collaborators);
+            return if self.from_v2 {
+                vec![Copy::Formatters]
+            } else {
+                DEFAULT.into_iter().chain(people).collect()
+            };
         };
         let mut copies = BTreeSet::new();
         for word in raw.value {
             let Some(copy) = self.choice(&word, path, &Copy::ALL) else { continue };
-            if !DEFAULT.contains(&copy) {
+            if copy == Copy::ApiKeys {
                 let help = "take it out here, and copy them by hand";
                 self.error(&word.at, format!("copying `{}` is not in this release", word.value), "", help);
             } else if self.from_v2 && copy != Copy::Formatters {
                 let help =
                     "V2's integrations cannot be read by any API: take it out here, and set them up by hand";
                 self.error(&word.at, format!("V2 has no `{}` to copy", word.value), "", help);
+            }
+            if copy == Copy::Collaborators && !self.has_people && !self.from_v2 {
+                let help =
+                    "add a section [people] with users = { \"ID AT THE SOURCE\" = \"ID ON THE TARGET\" }";
+                self.error(&word.at, "nobody has said who the collaborators are on the target", "", help);
             }
             copies.insert(copy);
         }

@@ -12,7 +12,7 @@ use toml::de::DeTable;
 
 use super::{
     Depth,
-    checked::{Config, Integrations},
+    checked::{Config, Integrations, Side},
     diagnostic::{Diagnostic, Diagnostics, Place},
     raw::{RawClear, RawConfig, RawIntegrations, RawJournal, RawLimits, RawRollout, RawTransform, Reference},
     read::{At, Later, Read, Reader, Section, join, listed, nearest},
@@ -21,6 +21,7 @@ use super::{
 use ttn_v2::Written;
 
 mod application;
+mod people;
 mod rules;
 mod side;
 mod ttn_v2;
@@ -42,12 +43,14 @@ pub(super) fn config(
         outputs: vec![(path.to_owned(), Place::Whole)],
         stdin: None,
         from_v2: false,
+        has_people: false,
         default_application: None,
     };
     let source = checker.source(raw.source);
     let target = checker.target(raw.target);
     let journal: RawJournal = checker.section(raw.journal, "journal");
     let journal = checker.journal(journal, path);
+    let people = checker.people(raw.people);
     let applications = checker.applications(raw.application);
     checker.later(raw.gateways, "gateways", "move the gateways by hand, and take this section out");
     let transform: RawTransform = checker.section(raw.transform, "transform");
@@ -64,7 +67,12 @@ pub(super) fn config(
     let mut clear = checker.clear(clear);
     let limits: RawLimits = checker.section(raw.limits, "limits");
     let limits = checker.limits(limits);
-    let (source, (target, owner)) = (source?, target?);
+    let (mut source, (mut target, owner)) = (source?, target?);
+    for side in [&mut source, &mut target] {
+        if let Side::Rehearsal(rehearsal) = side {
+            rehearsal.people = people.clone();
+        }
+    }
     checker.one_deployment(&source, &target, &applications);
     let applications: Vec<_> = applications.into_iter().map(|found| found.application).collect();
     checker.with_ttn_v2(&source, &applications, &mut transform, (&mut rollout, &mut clear), &written);
@@ -77,6 +85,7 @@ pub(super) fn config(
         applications,
         transform,
         integrations,
+        people,
         rollout,
         clear,
         limits,
@@ -97,6 +106,8 @@ struct Checker<'r, 'e> {
     stdin: Option<Place>,
     /// True when the source is V2: application and device IDs there have other rules.
     from_v2: bool,
+    /// True when `[people]` says who is who.
+    has_people: bool,
     /// The application that the source names.
     default_application: Option<At<String>>,
 }

@@ -290,6 +290,7 @@ impl Checker<'_, '_> {
             dev_addr_prefixes,
             host: host.unwrap_or_else(|| "127.0.0.1".to_owned()),
             state: self.output(raw.state, &join(path, "state")),
+            people: Default::default(),
             rate_limit: self.parsed(raw.rate_limit, &join(path, "rate-limit"), str::parse),
         }
     }

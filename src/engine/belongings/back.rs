@@ -80,7 +80,7 @@ impl Keeper {
         }
         let sort = sort_of(item)?;
         let sealed = self.log.sealed(sort, item).await?;
-        let which = self.there(sort, item, &sealed.target_device);
+        let which = self.there(sort, item, &sealed.target_name);
         if let Some(there) = self.target.side().belonging(which).await.map_err(retry)? {
             let last = self.last_write(item, sort, &sealed.write).await?;
             let mut paths = belongings::differences(sort, &last, &there);

@@ -15,6 +15,7 @@ use crate::{
     map::path,
     model::{belonging::ItemKey, device::Component, ids::DeviceId},
     plan::{
+        self,
         belongings::{self, Decided, Facts, Found, Sort, Verdict, package},
         finding::{Finding, Kind},
         transform::Write,
@@ -50,7 +51,7 @@ impl Keeper {
             if !matches!(verdict, Verdict::Create | Verdict::Equal) {
                 continue;
             }
-            let seal = self.log.seal(&found.target_device, &found.message, &decided.write).await?;
+            let seal = self.log.seal(&found.target_name, &found.message, &decided.write).await?;
             let event = if *verdict == Verdict::Equal {
                 self.ended(&item, Outcome::Already);
                 ItemEvent::Matched { item, seal }
@@ -164,7 +165,7 @@ impl Keeper {
     async fn create(&self, item: &ItemKey) -> Result<Outcome, Trouble> {
         let sort = sort_of(item)?;
         let sealed = self.log.sealed(sort, item).await?;
-        let which = self.there(sort, item, &sealed.target_device);
+        let which = self.there(sort, item, &sealed.target_name);
         let begun = self.log.state(item).made().next().is_some();
         let seen = self.target.side().belonging(which).await.map_err(retry)?;
         if let (false, Some(there)) = (begun, &seen) {
@@ -182,6 +183,9 @@ impl Keeper {
             self.record_step(item, ItemStep::Create, false).await?;
             if let Err(error) = self.target.set_belonging(which, &write).await {
                 self.failed(item, ItemStep::Create, &error).await?;
+                if matches!(error.kind(), wire::Kind::Denied { .. }) {
+                    return Err(Trouble::Refuse(denied(item, &error)));
+                }
                 if error.outcome() != wire::Outcome::Unknown {
                     return Err(trouble(&error));
                 }
@@ -213,8 +217,7 @@ impl Keeper {
     ) -> Result<Outcome, Trouble> {
         let sealed = self.log.sealed(sort, item).await?;
         let wants_key = self.log.state(item).wants_key();
-        let found =
-            Found { key: item.clone(), sort, target_device: sealed.target_device, message: sealed.found };
+        let found = Found { key: item.clone(), sort, target_name: sealed.target_name, message: sealed.found };
         let decided = Decided { write: sealed.write, wants_key, findings: Vec::new() };
         match belongings::there(&found, &decided, there) {
             (Verdict::Equal, _) => {
@@ -329,7 +332,7 @@ impl Keeper {
     async fn release_one(&self, item: &ItemKey) -> Result<(), Trouble> {
         let sort = sort_of(item)?;
         let sealed = self.log.sealed(sort, item).await?;
-        let which = self.there(sort, item, &sealed.target_device);
+        let which = self.there(sort, item, &sealed.target_name);
         let (first, last) = (
             self.first_write(item, sort, &sealed.write).await?,
             self.last_write(item, sort, &sealed.write).await?,
@@ -400,6 +403,13 @@ pub(super) fn pause(sort: &Sort, on: bool) -> Write {
         path::set(&mut message, field, Value::Bool(true));
     }
     Write { message, paths: vec![field.to_owned()] }
+}
+
+/// Where the application was yet to be created, the plan could not ask for our rights on it; nor do servers tell all of them.
+fn denied(item: &ItemKey, error: &wire::Error) -> Finding {
+    let text = format!("{item}: {}", plan::refused(Kind::Rights, error).text);
+    Finding::new(Kind::Rights, text)
+        .fix("use a key of the target that has these rights, or do it by hand there")
 }
 
 fn not_ours(item: &ItemKey, paths: Vec<String>) -> Finding {

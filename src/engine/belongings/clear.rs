@@ -85,7 +85,7 @@ impl Keeper {
                 ));
             }
         }
-        let copy = self.there(sort, item, &sealed.target_device);
+        let copy = self.there(sort, item, &sealed.target_name);
         let copy = self.target.side().belonging(copy).await.map_err(retry)?;
         let written = self.last_write(item, sort, &sealed.write).await?;
         let paths = copy.map_or_else(

@@ -13,7 +13,7 @@ use crate::{
     model::belonging::ItemKey,
     plan::{
         self, DevicePlan,
-        belongings::{self, Facts, Found, ItemPlan, Sort, Verdict},
+        belongings::{self, Facts, Found, Ids, ItemPlan, Sort, Verdict, collaborator},
         finding::{Finding, Kind},
     },
     step::belonging::ItemState,
@@ -67,7 +67,7 @@ pub async fn read(
     let sealed =
         known.iter().map(|(key, _)| key).filter(|key| !begun.contains_key(key) && !seen.contains(key));
     out.vanished = sealed.cloned().collect();
-    let there = on_target(job, &founds).await?;
+    let there = on_target(job, &founds, exists).await?;
     let facts = if founds.is_empty() {
         Facts::default()
     } else {
@@ -76,8 +76,9 @@ pub async fn read(
     for found in founds {
         let decided = belongings::transform(&found, &facts, &job.wishes);
         let mut findings = decided.findings.clone();
-        let verdict = match there.get(&found.key) {
+        let verdict = match there.get(&there_as(&found)) {
             _ if decided.blocked() => Verdict::Stop,
+            _ if decided.left() => Verdict::Leave,
             None => Verdict::Create,
             Some(there) => {
                 let (verdict, more) = belongings::there(&found, &decided, there);
@@ -106,16 +107,16 @@ fn is_begun(key: &ItemKey, state: &ItemState, moved: &BTreeSet<&str>) -> bool {
 }
 
 fn name(job: &Job, sort: &'static Sort, device: Option<&DevicePlan>, all: Vec<DynamicMessage>) -> Vec<Found> {
-    let found = all.into_iter().map(|message| Found {
-        key: ItemKey {
-            target: job.target.app().as_str().to_owned(),
-            sort: sort.name.to_owned(),
-            device: device.map(|d| d.id.as_str().to_owned()).unwrap_or_default(),
-            id: sort.ids.of(&message),
-        },
-        sort,
-        target_device: device.map(|d| d.target_id.clone()).unwrap_or_default(),
-        message,
+    let found = all.into_iter().map(|message| {
+        let id = sort.ids.of(&message);
+        let target_name = match device {
+            Some(device) => device.target_id.clone(),
+            None if sort.ids == Ids::Account => job.wishes.people.there(&id),
+            None => String::new(),
+        };
+        let device = device.map(|d| d.id.as_str().to_owned()).unwrap_or_default();
+        let target = job.target.app().as_str().to_owned();
+        Found { key: ItemKey { target, sort: sort.name.to_owned(), device, id }, sort, target_name, message }
     });
     found.collect()
 }
@@ -145,16 +146,29 @@ async fn of_devices(
     Ok(Some(found))
 }
 
-/// What the target holds under the same names. Where the application is yet to be created, asking tells what the target's
+/// What the target holds under the same names, and will when it is created for its owner. Where the application is yet to be created, asking tells what the target's
 /// version does not know: masks are checked first.
-async fn on_target(job: &Job, founds: &[Found]) -> Result<BTreeMap<ItemKey, DynamicMessage>, RunError> {
+async fn on_target(
+    job: &Job,
+    founds: &[Found],
+    exists: bool,
+) -> Result<BTreeMap<ItemKey, DynamicMessage>, RunError> {
     let mut there = BTreeMap::new();
     let sorts: BTreeSet<_> = founds.iter().filter(|f| !f.sort.is_of_device()).map(|f| f.sort.name).collect();
     for sort in sorts.into_iter().filter_map(Sort::by_name) {
         let all = job.target.stack().belongings(sort, job.target.app(), "").await?.unwrap_or_default();
-        there.extend(name(job, sort, None, all).into_iter().map(|found| (found.key, found.message)));
+        let owner = job.owner.as_ref().filter(|_| !exists && sort.ids == Ids::Account);
+        let all = all.into_iter().chain(owner.map(|owner| collaborator::owner(&owner.to_string())));
+        there
+            .extend(name(job, sort, None, all.collect()).into_iter().map(|found| (found.key, found.message)));
     }
     Ok(there)
+}
+
+/// The key under which the target holds it, if it does.
+fn there_as(found: &Found) -> ItemKey {
+    let id = found.sort.names_there(&found.key, &found.target_name).1.to_owned();
+    ItemKey { id, ..found.key.clone() }
 }
 
 fn not_seen(sort: &Sort) -> Finding {

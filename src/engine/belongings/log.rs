@@ -93,11 +93,11 @@ impl ItemLog {
     /// When the journal fails.
     pub async fn seal(
         &self,
-        target_device: &str,
+        target_name: &str,
         found: &DynamicMessage,
         write: &Write,
     ) -> Result<u64, LogError> {
-        Ok(self.journal.seal(&self.key, "item", &sealed::to_bytes(target_device, found, write)).await?)
+        Ok(self.journal.seal(&self.key, "item", &sealed::to_bytes(target_name, found, write)).await?)
     }
 
     /// Seals an API key.

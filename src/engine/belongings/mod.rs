@@ -151,8 +151,8 @@ impl Keeper {
         belongings::name(&self.target_app, item)
     }
 
-    fn there<'a>(&'a self, sort: &'static Sort, item: &'a ItemKey, device: &'a str) -> Which<'a> {
-        Which { sort, app: &self.target_app, device, id: &item.id }
+    fn there<'a>(&'a self, sort: &'static Sort, item: &'a ItemKey, name: &'a str) -> Which<'a> {
+        Which::there(sort, item, &self.target_app, name)
     }
 
     fn here<'a>(&'a self, sort: &'static Sort, item: &'a ItemKey) -> Which<'a> {

@@ -47,12 +47,12 @@ async fn one(
     state: &ItemState,
 ) -> Result<Vec<String>, RunError> {
     let sealed = log.sealed(sort, item).await?;
-    let which = Which { sort, app: job.target.app(), device: &sealed.target_device, id: &item.id };
+    let which = Which::there(sort, item, job.target.app(), &sealed.target_name);
     let Some(there) = job.target.stack().belonging(which).await? else {
         return Ok(vec!["it is gone".to_owned()]);
     };
     if state.is_matched() {
-        let found = Found { key: item.clone(), sort, target_device: String::new(), message: sealed.found };
+        let found = Found { key: item.clone(), sort, target_name: String::new(), message: sealed.found };
         let wants_key = sort.key.is_some_and(|key| crate::map::path::has(&found.message, key));
         let decided = Decided { write: sealed.write, wants_key, findings: Vec::new() };
         return Ok(match belongings::there(&found, &decided, &there) {

@@ -89,6 +89,7 @@ const SHARED: Sort = Sort {
     set: NONE,
     delete: NONE,
     left: &["ids", "created_at", "updated_at"],
+    fields: &[],
     newer: &[],
     pause: None,
     defers: false,

@@ -42,6 +42,7 @@ pub static PUBSUB: Sort = Sort {
         field: "",
     },
     left: &["ids", "created_at", "updated_at"],
+    fields: &[],
     newer: &[],
     pause: None,
     defers: true,

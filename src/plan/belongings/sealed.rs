@@ -17,7 +17,9 @@ const FORMAT: u32 = 1;
 #[derive(Serialize, Deserialize)]
 struct Form {
     format: u32,
-    target_device: String,
+    /// Written as it was called when only devices had another name there.
+    #[serde(rename = "target_device")]
+    target_name: String,
     found: String,
     write: String,
     paths: Vec<String>,
@@ -26,8 +28,8 @@ struct Form {
 /// A belonging as it was sealed.
 #[derive(Clone)]
 pub struct Sealed {
-    /// The device's ID on the target; empty for what the application has.
-    pub target_device: String,
+    /// What it is called on the target ([`super::Found::target_name`]).
+    pub target_name: String,
     /// All of it as it was found at the source.
     pub found: DynamicMessage,
     /// What is written to the target, without its API key.
@@ -41,11 +43,11 @@ impl std::fmt::Debug for Sealed {
 }
 
 /// The bytes of a belonging.
-pub fn to_bytes(target_device: &str, found: &DynamicMessage, write: &Write) -> Zeroizing<Vec<u8>> {
+pub fn to_bytes(target_name: &str, found: &DynamicMessage, write: &Write) -> Zeroizing<Vec<u8>> {
     let encode = |message: &DynamicMessage| BASE64_STANDARD.encode(Zeroizing::new(message.encode_to_vec()));
     let form = Form {
         format: FORMAT,
-        target_device: target_device.to_owned(),
+        target_name: target_name.to_owned(),
         found: encode(found),
         write: encode(&write.message),
         paths: write.paths.clone(),
@@ -67,7 +69,7 @@ pub fn from_bytes(sort: &Sort, bytes: &[u8]) -> Result<Sealed, SealedError> {
         Ok(DynamicMessage::decode(proto::descriptor(sort.message), bytes.as_slice())?)
     };
     Ok(Sealed {
-        target_device: form.target_device,
+        target_name: form.target_name,
         found: decode(&form.found)?,
         write: Write { message: decode(&form.write)?, paths: form.paths },
     })

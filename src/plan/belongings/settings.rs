@@ -37,6 +37,7 @@ pub static SETTINGS: Sort = Sort {
         field: "",
     },
     left: &[],
+    fields: &[],
     newer: &[],
     pause: None,
     defers: false,

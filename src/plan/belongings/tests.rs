@@ -22,6 +22,7 @@ fn wishes(allowed: &[Kind]) -> Wishes {
         attributes: Default::default(),
         allowed: allowed.to_vec(),
         copy: Default::default(),
+        people: Default::default(),
         paused: false,
     }
 }
@@ -32,18 +33,25 @@ fn found(sort: &'static Sort, mut message: DynamicMessage) -> Found {
         Ids::Port => ("", "199"),
         Ids::PortOfDevice => ("dev-1", "199"),
         Ids::Application => ("", ""),
+        Ids::Account => ("", "user alice"),
     };
     if sort.ids != Ids::Application {
         sort.ids.write(&mut message, "ids.", &AppId::unchecked("meters"), device, id);
     }
-    let target_device = if device.is_empty() { "" } else { "acme-dev-1" };
+    let target_name = match sort.ids {
+        Ids::PortOfDevice => "acme-dev-1",
+        Ids::Account => "user alice-nl",
+        _ => "",
+    };
     let key = ItemKey { target: "acme".into(), sort: sort.name.into(), device: device.into(), id: id.into() };
-    Found { key, sort, target_device: target_device.into(), message }
+    Found { key, sort, target_name: target_name.into(), message }
 }
 
 /// A valid one in which everything is set.
 fn full(sort: &'static Sort, seed: u64) -> Found {
-    let leaves = mask::leaves(short(sort.set.rpc)).into_iter().filter(|p| !sort.is_left(p));
+    let leaves =
+        if sort.fields.is_empty() { mask::leaves(short(sort.set.rpc)) } else { sort.fields.to_vec() };
+    let leaves = leaves.into_iter().filter(|p| !sort.is_left(p));
     let mut message = generate::valid(sort.message, leaves, seed);
     for at in ["base_url", "provider.nats.server_url", "provider.mqtt.server_url"] {
         if path::has(&message, at) {
@@ -81,13 +89,8 @@ fn full(sort: &'static Sort, seed: u64) -> Found {
 fn stored(found: &Found, write: &Write) -> DynamicMessage {
     let mut there = path::project(&write.message, &write.paths);
     if found.sort.ids != Ids::Application {
-        found.sort.ids.write(
-            &mut there,
-            "ids.",
-            &AppId::unchecked("acme"),
-            &found.target_device,
-            &found.key.id,
-        );
+        let (device, id) = found.sort.names_there(&found.key, &found.target_name);
+        found.sort.ids.write(&mut there, "ids.", &AppId::unchecked("acme"), device, id);
     }
     there
 }
@@ -101,7 +104,7 @@ fn each_kind_has_its_calls_and_a_name_of_its_own() {
             let known = proto::method(method.rpc).unwrap_or_else(|| panic!("{}", method.rpc));
             assert_eq!(known.input().name(), method.request, "{}", method.rpc);
         }
-        assert!(!sort.whole().is_empty(), "{}", sort.name);
+        assert_eq!(sort.whole().is_empty(), !sort.fields.is_empty(), "{}", sort.name);
         assert_eq!(Sort::by_name(sort.name).map(|s| s.name), Some(sort.name));
     }
 }
@@ -163,6 +166,51 @@ fn what_the_target_cannot_take_stops_that_one() {
 }
 
 #[test]
+fn a_collaborator_has_the_rights_of_the_source_and_the_name_of_the_target() {
+    let mut alice = full(&collaborator::COLLABORATOR, 1);
+    path::set(
+        &mut alice.message,
+        "rights",
+        rights::value(["RIGHT_APPLICATION_INFO", "RIGHT_APPLICATION_LINK"]),
+    );
+    let decided = transform(&alice, &Facts::default(), &wishes(&[]));
+    assert!(decided.findings.is_empty(), "{:?}", decided.findings);
+    assert_eq!(collaborator::name(&decided.write.message), "user alice-nl");
+    assert_eq!(rights::names(&decided.write.message), rights::names(&alice.message));
+    let owner = collaborator::owner("user alice-nl");
+    let (verdict, findings) = there(&alice, &decided, &owner);
+    assert_eq!((verdict, findings[0].kind), (Verdict::Differs, Kind::IntegrationDiffers));
+
+    let few = Facts { rights: Some(["RIGHT_APPLICATION_INFO".to_owned()].into()), ..Facts::default() };
+    let decided = transform(&alice, &few, &wishes(Kind::ALL));
+    assert!(decided.blocked() && decided.findings.iter().all(|f| f.kind == Kind::Rights));
+
+    // A right of a newer server, which this version has no name for.
+    path::set(&mut alice.message, "rights", Value::List(vec![Value::EnumNumber(9999)]));
+    let decided = transform(&alice, &Facts::default(), &wishes(&[]));
+    assert!(decided.blocked() && decided.findings[0].kind == Kind::InvalidField, "{:?}", decided.findings);
+}
+
+#[test]
+fn one_whom_nobody_has_mapped_stops_or_stays_behind() {
+    let alice = Found { target_name: String::new(), ..full(&collaborator::COLLABORATOR, 1) };
+    let decided = transform(&alice, &Facts::default(), &wishes(&[]));
+    assert!(decided.blocked() && decided.findings[0].fix.contains("users = { \"alice\" = "));
+    let decided = transform(&alice, &Facts::default(), &wishes(&[Kind::UnmappedPerson]));
+    assert!(!decided.blocked() && decided.left());
+    let people = collaborator::People {
+        users: [("alice".into(), "alice-nl".into())].into(),
+        organizations: [("acme".into(), "acme-eu".into())].into(),
+    };
+    assert_eq!(people.there("user alice"), "user alice-nl");
+    assert_eq!(people.there("organization acme"), "organization acme-eu");
+    assert_eq!(
+        (people.there("organization alice"), people.there("user acme")),
+        (String::new(), String::new())
+    );
+}
+
+#[test]
 fn an_older_target_is_told_only_what_it_knows() {
     let hook = full(&webhook::WEBHOOK, 3);
     let facts =
@@ -180,7 +228,7 @@ proptest! {
     fn nothing_is_dropped_without_a_word(seed: u64, index in 0..SORTS.len(), allow: bool, old: bool) {
         let sort = SORTS[index];
         let found = found(sort, generate::message(&proto::descriptor(sort.message), seed));
-        let refused = if old { vec![sort.whole()[0].clone()] } else { Vec::new() };
+        let refused = if old { sort.whole().into_iter().take(1).collect() } else { Vec::new() };
         let facts = Facts { refused: [(sort.name, refused)].into(), ..Facts::default() };
         let decided = transform(&found, &facts, &wishes(if allow { Kind::ALL } else { &[] }));
         let written = path::stored(&decided.write.message);

@@ -36,6 +36,7 @@ pub static WEBHOOK: Sort = Sort {
         field: "",
     },
     left: &["ids", "created_at", "updated_at", "health_status"],
+    fields: &[],
     newer: &["queue", "custom_ca"],
     pause: Some("paused"),
     defers: false,

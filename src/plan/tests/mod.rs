@@ -40,6 +40,7 @@ const PLAN: &str = "EU_863_870_TTN";
 fn wishes(session: SessionMode) -> Wishes {
     Wishes {
         copy: Default::default(),
+        people: Default::default(),
         paused: false,
         target_app: AppId::unchecked("target-app"),
         session,

@@ -40,7 +40,7 @@ fn is_around(call: &CallInfo) -> bool {
 }
 
 /// Kills the program at the n-th such call on either side, before or after it is applied; true when it came to that.
-fn run_and_kill(world: &World, verb: &str, n: usize, applied: bool) -> bool {
+pub(super) fn run_and_kill(world: &World, verb: &str, n: usize, applied: bool) -> bool {
     let running: Arc<Mutex<Option<Child>>> = Arc::default();
     let count = Arc::new(Mutex::new(0));
     let kill = {

@@ -22,6 +22,7 @@ const PLAN: &str = "EU_863_870_TTN";
 fn wishes(session: SessionMode) -> Wishes {
     Wishes {
         copy: Default::default(),
+        people: Default::default(),
         paused: false,
         target_app: AppId::unchecked("meters"),
         session,
