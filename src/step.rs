@@ -5,6 +5,7 @@
 //! because its intent cannot be recorded.
 
 mod back;
+pub mod belonging;
 mod event;
 
 use std::collections::BTreeSet;

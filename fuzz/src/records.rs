@@ -68,6 +68,8 @@ pub(super) fn message(message: &DynamicMessage) {
 
 fn wishes(byte: u8) -> Wishes {
     Wishes {
+        copy: Default::default(),
+        paused: false,
         target_app: AppId::unchecked("target-app"),
         session: [SessionMode::Auto, SessionMode::Keep, SessionMode::Drop][usize::from(byte % 3)],
         abp_reset: if byte & 8 != 0 { ["meter-1".to_owned()].into() } else { Default::default() },

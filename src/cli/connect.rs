@@ -82,7 +82,7 @@ fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Resul
             source: source.source(config, application, events)?,
             target: TtsTarget::new(to.clone(), application.target.clone()),
             owner: owner.clone(),
-            wishes: wishes(config, &application.target),
+            wishes: wishes(config, application),
             devices,
         });
     }
@@ -98,14 +98,15 @@ pub fn pace(config: &Config) -> Pace {
         clear_when: config.clear.when,
         hold: config.clear.hold,
         max_devices: config.clear.max_devices,
+        integrations: config.clear.integrations,
         only_begun: false,
     }
 }
 
-fn wishes(config: &Config, target_app: &AppId) -> Wishes {
+fn wishes(config: &Config, application: &config::Application) -> Wishes {
     let transform = &config.transform;
     Wishes {
-        target_app: target_app.clone(),
+        target_app: application.target.clone(),
         session: match transform.session {
             config::SessionMode::Keep => SessionMode::Keep,
             config::SessionMode::Drop => SessionMode::Drop,
@@ -126,6 +127,8 @@ fn wishes(config: &Config, target_app: &AppId) -> Wishes {
         },
         attributes: transform.attributes.clone(),
         allowed: transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
+        copy: application.copy.iter().map(|copy| copy.word()).collect(),
+        paused: config.integrations.paused,
     }
 }
 

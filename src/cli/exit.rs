@@ -16,7 +16,7 @@ pub enum Exit {
     Failed,
     /// The command line or the configuration is wrong, or the plan of `run --plan` is stale; nothing was done.
     Usage,
-    /// Some devices were not moved, or differ: the summary says which and why.
+    /// Some devices, or things around them, were not moved, or differ: the summary says which and why.
     Devices,
     /// A server cannot be reached, or TLS failed.
     Unreachable,
@@ -59,7 +59,9 @@ impl Exit {
 
     /// The code of a run.
     pub fn of(summary: &Summary) -> Self {
-        let some = |which: fn(&Outcome) -> bool| summary.count(which) > 0;
+        let some = |which: fn(&Outcome) -> bool| {
+            summary.count(which) > 0 || summary.belongings.iter().any(|(_, outcome)| which(outcome))
+        };
         if summary.locked {
             Self::Journal
         } else if summary.interrupted {

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Exit, Failure, connect, load, run::journal_if_there};
 use crate::{
     engine::{event::Sink, run},
-    plan::{Verdict, stale::Decided},
+    plan::{Verdict, belongings, stale::Decided},
     report::{self, Terminal, progress},
 };
 
@@ -57,5 +57,7 @@ pub(super) async fn run(
     }
     terminal.data(&report::plan::text(&plan));
     terminal.json(&report::json::line("planned", report::json::plan(&plan)));
-    Ok(if plan.count(|v| *v == Verdict::Stop) > 0 { Exit::Devices } else { Exit::Done })
+    let around = plan.applications.iter().flat_map(|a| &a.belongings);
+    let stopped = around.filter(|item| item.verdict == belongings::Verdict::Stop).count();
+    Ok(if stopped + plan.count(|v| *v == Verdict::Stop) > 0 { Exit::Devices } else { Exit::Done })
 }

@@ -85,12 +85,16 @@ async fn carry_out(
     let lock = Terms::of(journal, config.limits.lock_renewal, arguments.consent.take_over).await?;
     let rollback = Rollback { journal, pace: connect::pace(config), events: &sink, stop: &stop, lock };
     let returns = rollback.survey(jobs, chosen).await?;
+    let around = rollback.around(jobs, chosen).await?;
     terminal.data(&report::rollback::text(&returns));
+    if around > 0 {
+        terminal.data(&format!("  - around the devices: {around} to take back, once all devices are back"));
+    }
     terminal.json(&report::json::line("rollback-planned", report::rollback::json(&returns)));
     if arguments.dry_run {
         return Ok(None);
     }
-    if returns.is_empty() {
+    if returns.is_empty() && around == 0 {
         let removed = rollback.tidy(jobs).await?.removed;
         removed
             .iter()

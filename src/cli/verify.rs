@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Exit, Failure, connect, load, run::journal_if_there};
 use crate::{
-    engine::{event::Sink, verify},
+    engine::{belongings, event::Sink, verify},
     report::{self, Terminal, progress},
 };
 
@@ -18,16 +18,18 @@ pub(super) async fn run(path: &Path, terminal: &Terminal, verbose: u8) -> Result
     let sink = Sink::new(sender);
     let work = async move {
         let sides = connect::sides(&config, &sink).await?;
-        let mut all = Vec::new();
+        let (mut all, mut around) = (Vec::new(), Vec::new());
         for job in &sides.jobs {
+            around.extend(belongings::verify(job, &journal).await?);
             all.extend(verify::verify(job, &journal, config.rollout.in_flight).await?);
         }
         journal.close().await?;
-        Ok::<_, Failure>(all)
+        Ok::<_, Failure>((all, around))
     };
     let (verified, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
-    let verified = verified?;
-    terminal.data(&report::verify::text(&verified));
-    terminal.json(&report::json::line("verified", report::verify::json(&verified)));
-    Ok(if verified.iter().all(|v| v.differences.is_empty()) { Exit::Done } else { Exit::Devices })
+    let (verified, around) = verified?;
+    terminal.data(&report::verify::text(&verified, &around));
+    terminal.json(&report::json::line("verified", report::verify::json(&verified, &around)));
+    let as_written = verified.iter().all(|v| v.differences.is_empty());
+    Ok(if as_written && around.iter().all(|v| v.differences.is_empty()) { Exit::Done } else { Exit::Devices })
 }

@@ -31,6 +31,8 @@ pub struct Config {
     pub applications: Vec<Application>,
     /// What changes on the way.
     pub transform: Transform,
+    /// Webhooks, pub/subs and packages on the way.
+    pub integrations: Integrations,
     /// How the run proceeds.
     pub rollout: Rollout,
     /// What happens at the source at the end.
@@ -182,6 +184,49 @@ pub enum Copy {
     ActivationSettings,
 }
 
+impl Copy {
+    /// Every kind with its word in the file.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("formatters", Self::Formatters),
+        ("webhooks", Self::Webhooks),
+        ("pubsubs", Self::PubSubs),
+        ("packages", Self::Packages),
+        ("api-keys", Self::ApiKeys),
+        ("collaborators", Self::Collaborators),
+        ("activation-settings", Self::ActivationSettings),
+    ];
+
+    /// The word for it in the file.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, copy)| *copy == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// Webhooks, pub/subs and packages on the way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Integrations {
+    /// They begin once the first device is live on the target.
+    pub paused: bool,
+}
+
+/// What becomes of the source's integrations once all devices are cleared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClearIntegrations {
+    /// They stay as they are.
+    #[default]
+    Nothing,
+    /// Those that can be are paused.
+    Pause,
+    /// They go.
+    Delete,
+}
+
+impl ClearIntegrations {
+    /// Every way with its word in the file.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("nothing", Self::Nothing), ("pause", Self::Pause), ("delete", Self::Delete)];
+}
+
 /// What changes on the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transform {
@@ -266,6 +311,8 @@ pub struct Clear {
     pub hold: bool,
     /// How many devices the run may clear.
     pub max_devices: u64,
+    /// What becomes of the integrations.
+    pub integrations: ClearIntegrations,
 }
 
 /// What goes at the source.
@@ -329,6 +376,12 @@ impl Default for Rollout {
 
 impl Default for Clear {
     fn default() -> Self {
-        Self { mode: ClearMode::default(), when: None, hold: false, max_devices: 1000 }
+        Self {
+            mode: ClearMode::default(),
+            when: None,
+            hold: false,
+            max_devices: 1000,
+            integrations: ClearIntegrations::Nothing,
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    checked::{Application, Config, IdFrom, Owner, Side, Stack, Transform},
+    checked::{Application, ClearIntegrations, Config, IdFrom, Owner, Side, Stack, Transform},
     devices::Devices,
 };
 
@@ -34,6 +34,14 @@ impl Config {
             "clear.when",
             self.clear.when.map_or("by device".to_owned(), |w| format!("{w:?}").to_lowercase()),
         );
+        // Only what a journal of before them does not have.
+        if self.integrations.paused {
+            pinned.push(("integrations.paused".to_owned(), "true".to_owned()));
+        }
+        if self.clear.integrations != ClearIntegrations::Nothing {
+            let value = format!("{:?}", self.clear.integrations).to_lowercase();
+            pinned.push(("clear.integrations".to_owned(), value));
+        }
         pinned
     }
 }

@@ -21,6 +21,8 @@ section! {
         "gateways" gateways: Later, default "none", example "";
         /// What changes on the way.
         "transform" transform: RawTransform, default "see below", example "";
+        /// Webhooks, pub/subs and packages on the way.
+        "integrations" integrations: RawIntegrations, default "see below", example "";
         /// How fast, and when to stop.
         "rollout" rollout: RawRollout, default "see below", example "";
         /// What happens to the source at the end.
@@ -200,9 +202,10 @@ section! {
         "target" target: String, default "the same ID", example r#""my-app""#;
         /// Which of its devices.
         "devices" devices: RawDevices, default "all", example r#"{ glob = "meter-*" }"#;
-        /// What is copied besides the devices: `formatters`; `webhooks`, `pubsubs`, `packages`, `api-keys`,
-        /// `collaborators` and `activation-settings` are not in this release.
-        "copy" copy: Vec<At<String>>, default "`[\"formatters\"]`", example r#"["formatters"]"#;
+        /// What is copied besides the devices: `formatters` (default payload formatters), `webhooks`, `pubsubs`, `packages` (those
+        /// of the application and those of devices) and `activation-settings`; an empty list copies nothing. V2 has formatters
+        /// alone. `api-keys` and `collaborators` are not in this release.
+        "copy" copy: Vec<At<String>>, default "all that can be copied", example r#"["formatters"]"#;
         /// The API key for this application at the source.
         "api-key" api_key: Reference, default "that of the source", example r#"{ env = "MY_APP_API_KEY" }"#;
         /// The access key for this application, when the source is V2.
@@ -261,6 +264,15 @@ section! {
 }
 
 section! {
+    /// Webhooks, pub/subs and packages on the way ([around.md](around.md)).
+    RawIntegrations is "table" {
+        /// Webhooks are created paused, and pub/subs, which cannot be paused, not yet: both begin once the first device is live on
+        /// the target.
+        "paused" paused: bool, default "false", example "true";
+    }
+}
+
+section! {
     /// How the run proceeds.
     RawRollout is "table" {
         /// Devices that are worked on at the same time, 1 to 256.
@@ -283,6 +295,9 @@ section! {
         "mode" mode: String, default "`\"mute\"`; `\"keys\"` for V2", example r#""keys""#;
         /// `seen`: once the device joined or sent at the target; `verified`: once it was read back.
         "when" when: String, default "`seen` for OTAA devices whose session is dropped, else `verified`", example r#""verified""#;
+        /// What becomes of the source's webhooks, pub/subs and packages that were copied, once all devices of their application
+        /// are cleared: `nothing`, `pause` (webhooks; pub/subs cannot be paused and go on), or `delete`.
+        "integrations" integrations: String, default "`\"nothing\"`", example r#""pause""#;
         /// Stop before the first clear; the same run without it goes on.
         "hold" hold: bool, default "false", example "true";
         /// The run stops before the first clear when it would clear more devices than this.

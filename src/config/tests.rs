@@ -88,7 +88,16 @@ fn the_quickstart_says_what_it_shows() {
 #[test]
 fn defaults_are_the_safe_ones() {
     let config = valid("");
-    assert_eq!(config.clear, Clear { mode: ClearMode::Mute, when: None, hold: false, max_devices: 1000 });
+    assert_eq!(
+        config.clear,
+        Clear {
+            mode: ClearMode::Mute,
+            when: None,
+            hold: false,
+            max_devices: 1000,
+            integrations: ClearIntegrations::Nothing
+        }
+    );
     assert_eq!(config.journal.path, Path::new("migration.journal"));
     assert_eq!(config.applications[0].target, config.applications[0].source);
     assert_eq!(config.applications[0].devices, Devices::All);
@@ -259,7 +268,7 @@ fn broken_files() {
         ("both_sides_wrong", "[source]\naddress = 'x'\n[target.tts]\n[target.rehearsal]\n[[application]]\n".to_owned()),
         ("unknown_stack", with("").replace("[source.tts]", "[source.ttn]")),
         ("not_in_this_release", with("[source.chirpstack]\nanything = 1\n[gateways]\nids = ['roof-1']\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
-        ("ttn_v2", "[source.ttn-v2]\naccess-key = 'ttn-account-v2.CANARY'\ndiscovery-server = 'http://a'\ndiscovery-insecure = true\nhandler = 'b:x'\n[target.rehearsal]\nstack = 'ttn-v2'\n[[application]]\nsource = 'My_App'\n[[application]]\nsource = 'my_app'\ndevices = { ids = ['a_b', 'a__b'] }\n[clear]\nmode = 'mute'".to_owned()),
+        ("ttn_v2", "[source.ttn-v2]\naccess-key = 'ttn-account-v2.CANARY'\ndiscovery-server = 'http://a'\ndiscovery-insecure = true\nhandler = 'b:x'\n[target.rehearsal]\nstack = 'ttn-v2'\n[[application]]\nsource = 'My_App'\n[[application]]\nsource = 'my_app'\ndevices = { ids = ['a_b', 'a__b'] }\ncopy = ['formatters', 'webhooks']\n[clear]\nmode = 'mute'".to_owned()),
         ("ttn_v2_needs", "[source.ttn-v2]\napp-id = 'my_app'\n[target.rehearsal]".to_owned()),
         ("ttn_v2_keys_at_tts", with("[[application]]\nsource = 'app-1'\naccess-key = { env = 'SOURCE_API_KEY' }")),
         ("file_side", "[source.file]\npath = 'devices.json'\n[target.file]\n[[application]]\nsource = 'my-app'".to_owned()),
@@ -271,7 +280,7 @@ fn broken_files() {
         ("device_filter", with_application("devices = 'dev-1'")),
         ("two_filters", with_application("devices = { ids = [], glob = '[a' }")),
         ("device_file", with_application("devices = { file = 'no-such.txt' }")),
-        ("copy", with_application("copy = ['formatter', 'webhooks']\naccess-key = 'CANARY'")),
+        ("copy", with_application("copy = ['formatter', 'api-keys']\naccess-key = 'CANARY'")),
         ("same_target", with("[[application]]\nsource = 'app-1'\ntarget = 'app-9'\n[[application]]\nsource = 'app-2'\ntarget = 'app-9'")),
         ("same_source", with("[[application]]\nsource = 'app-1'\ntarget = 'app-8'\n[[application]]\nsource = 'app-1'\ntarget = 'app-9'")),
         ("same_device", with("[[application]]\nsource = 'app-1'\ntarget = 'app-8'\ndevices = { ids = ['dev-1', 'dev-2'] }\n[[application]]\nsource = 'app-1'\ntarget = 'app-9'\ndevices = { ids = 'dev-2' }")),

@@ -1,7 +1,7 @@
 //! The application on the target: created when it is not there, with name, description, attributes and its default
 //! payload formatters.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use prost_reflect::{DynamicMessage, Value};
 
@@ -29,6 +29,8 @@ pub struct ApplicationState {
     source_link: Option<DynamicMessage>,
     target_link: Option<DynamicMessage>,
     target_app: AppId,
+    /// The default payload formatters are copied.
+    copies_link: bool,
     surroundings: Vec<(&'static str, Option<usize>)>,
     /// What is known of the application besides.
     more: Vec<Finding>,
@@ -42,6 +44,9 @@ impl fmt::Debug for ApplicationState {
 
 /// What is copied of an application itself.
 const COPIED: [&str; 3] = ["name", "description", "attributes"];
+
+/// The word of `application.copy` for the default payload formatters, and what else is in an application's link.
+const FORMATTERS: &str = "formatters";
 
 /// Why the source cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +66,7 @@ impl ApplicationState {
     /// Those of the calls, and a missing source application.
     pub async fn read(source: &AnySource, target: &Stack, wishes: &Wishes) -> Result<Self, ApplicationError> {
         match source {
-            AnySource::Tts(source) => {
-                Self::of_tts(source.stack(), source.app(), target, &wishes.target_app).await
-            }
+            AnySource::Tts(source) => Self::of_tts(source.stack(), source.app(), target, wishes).await,
             AnySource::TtnV2(source) => Ok(Self::of_ttn_v2(source, target, wishes).await?),
         }
     }
@@ -72,9 +75,12 @@ impl ApplicationState {
     async fn of_ttn_v2(source: &TtnV2Source, target: &Stack, wishes: &Wishes) -> Result<Self, Error> {
         let mut more = vec![ttn_v2::integrations()];
         let target_app = &wishes.target_app;
+        let copies_link = wishes.copy.contains(FORMATTERS);
         let link = match source.application().await {
             Ok(functions) => {
-                more.extend(ttn_v2::formatter_findings(&functions, wishes));
+                if copies_link {
+                    more.extend(ttn_v2::formatter_findings(&functions, wishes));
+                }
                 ttn_v2::link(&functions)
             }
             Err(error) if matches!(error.kind(), Kind::Denied { .. }) => {
@@ -96,6 +102,7 @@ impl ApplicationState {
             target: there,
             target_link,
             target_app: target_app.clone(),
+            copies_link,
             surroundings: Vec::new(),
             more,
         })
@@ -105,8 +112,9 @@ impl ApplicationState {
         source: &Stack,
         app: &AppId,
         target: &Stack,
-        target_app: &AppId,
+        wishes: &Wishes,
     ) -> Result<Self, ApplicationError> {
+        let target_app = &wishes.target_app;
         let mut paths: Vec<_> = COPIED.iter().map(|p| (*p).to_owned()).collect();
         paths.extend(["contact_info", "administrative_contact", "technical_contact"].map(str::to_owned));
         let found = source.application(app, &paths).await?;
@@ -118,7 +126,8 @@ impl ApplicationState {
             target_link: if there.is_some() { target.link(target_app, &link).await? } else { None },
             target: there,
             target_app: target_app.clone(),
-            surroundings: source.surroundings(app).await?,
+            copies_link: wishes.copy.contains(FORMATTERS),
+            surroundings: source.surroundings(app, &wishes.copy).await?,
             more: Vec::new(),
         })
     }
@@ -130,7 +139,11 @@ impl ApplicationState {
 
     /// True when the default payload formatters are to be set on the target.
     pub fn sets_link(&self) -> bool {
-        self.source_link.as_ref().is_some_and(|l| !path::stored(l).is_empty()) && self.target_link.is_none()
+        self.copies_link && self.has_link() && self.target_link.is_none()
+    }
+
+    fn has_link(&self) -> bool {
+        self.source_link.as_ref().is_some_and(|l| !path::stored(l).is_empty())
     }
 
     /// What is worth saying about the application.
@@ -142,7 +155,10 @@ impl ApplicationState {
             findings
                 .extend(differs("the application is on the target already and stays as it is", differences));
         }
-        if let (Some(ours), Some(theirs)) = (&self.source_link, &self.target_link) {
+        if !self.copies_link && self.has_link() {
+            let text = "default payload formatters are not copied (application.copy)";
+            findings.push(Finding::new(finding::Kind::NotCopied, text).fix("set them on the target by hand"));
+        } else if let (Some(ours), Some(theirs)) = (&self.source_link, &self.target_link) {
             let paths: Vec<_> = path::stored(ours);
             let differences = diff::diff(&path::project(ours, &paths), &path::project(theirs, &paths));
             findings.extend(differs(
@@ -163,7 +179,7 @@ impl ApplicationState {
             findings.extend(
                 match count {
                     Some(0) => None,
-                    Some(count) => Some(format!("{what} are not copied yet: {count} at the source")),
+                    Some(count) => Some(format!("{what} are not copied: {count} at the source")),
                     None => Some(format!("{what} were not looked at: the API key has no right to")),
                 }
                 .map(|text| {
@@ -304,7 +320,7 @@ pub async fn remove(target: &Stack, app: &AppId) -> Result<bool, Error> {
         return Ok(true);
     }
     let devices = target.list_devices(app, &["ids".to_owned()]).await?;
-    let around = target.surroundings(app).await?;
+    let around = target.surroundings(app, &BTreeSet::new()).await?;
     // Who owns it is a collaborator; every other thing was put there by somebody else.
     let others = |(what, count): &(&str, Option<usize>)| {
         count.is_none_or(|count| count > usize::from(*what == "collaborators"))

@@ -163,6 +163,8 @@ impl Observer for Sink {
 pub struct Summary {
     /// Ended devices with their outcome, in the order of their names.
     pub devices: Vec<(DeviceName, Outcome)>,
+    /// What became of what applications have besides their devices, by name.
+    pub belongings: Vec<(String, Outcome)>,
     /// Devices that were not begun: interrupted, or too many failures.
     pub not_begun: usize,
     /// Applications created on the target.

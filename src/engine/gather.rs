@@ -10,6 +10,7 @@ use prost_reflect::DynamicMessage;
 
 use super::{
     application::ApplicationState,
+    belongings::{self, Belongings},
     log::DeviceLog,
     run::{Job, Pace, RunError},
 };
@@ -66,6 +67,8 @@ pub struct Prepared {
     pub one_deployment: bool,
     /// The source cannot be muted: the target is, until the source is cleared.
     pub mutes_target: bool,
+    /// What the application has besides its devices.
+    pub belongings: Belongings,
 }
 
 /// Plans one application.
@@ -124,16 +127,21 @@ pub async fn application(
             device.verdict = Verdict::Stop;
         }
     }
+    let exists = !state.is_new();
+    let mut belongings = belongings::read(job, journal, pace, exists, &devices).await?;
+    belongings.devices = all;
+    findings.append(&mut belongings.findings);
     let plan = ApplicationPlan {
         source: app.clone(),
         target: target_app.clone(),
         create: state.is_new(),
         set_link: state.sets_link(),
         findings,
+        belongings: belongings.plans.clone(),
         devices,
     };
     let mutes_target = !job.source.can_be_muted();
-    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment, mutes_target }))
+    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment, mutes_target, belongings }))
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.

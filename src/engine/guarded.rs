@@ -21,6 +21,10 @@ use crate::{
     },
     source::{Source, Turn},
     target::Target,
+    tts::{
+        Stack,
+        belongings::{NewKey, Which},
+    },
     wire::{self, Error},
 };
 
@@ -85,6 +89,50 @@ impl<P> Guarded<P> {
     /// Puts a side behind the lock.
     pub fn new(place: P, lock: Lock) -> Self {
         Self { place, lock }
+    }
+}
+
+/// What belongs to an application, on a side behind the lock.
+impl Guarded<Stack> {
+    /// The side, to read from.
+    pub fn side(&self) -> &Stack {
+        &self.place
+    }
+
+    /// As [`Stack::set_belonging`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn set_belonging(&self, which: Which<'_>, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.set_belonging(which, write).await
+    }
+
+    /// As [`Stack::delete_belonging`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn delete_belonging(&self, which: Which<'_>) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.delete_belonging(which).await
+    }
+
+    /// As [`Stack::create_downlink_key`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn create_downlink_key(&self, app: &AppId, name: &str) -> Result<NewKey, Error> {
+        self.lock.before_write().await;
+        self.place.create_downlink_key(app, name).await
+    }
+
+    /// As [`Stack::delete_key`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn delete_key(&self, app: &AppId, id: &str) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.delete_key(app, id).await
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod application;
 mod back;
 mod back_whole;
+pub mod belongings;
 mod clear_whole;
 mod copy;
 pub mod device;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     application,
+    belongings::Keeper,
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
     guarded::Guarded,
@@ -34,6 +35,11 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// True when no device of this application is left out.
+    fn takes_all_of(&self, app: &AppId) -> bool {
+        (self.applications.is_empty() || self.applications.contains(app)) && self.devices.is_empty()
+    }
+
     fn takes(&self, app: &AppId, device: &DeviceId) -> bool {
         (self.applications.is_empty() || self.applications.contains(app))
             && (self.devices.is_empty() || self.devices.contains(device))
@@ -77,7 +83,7 @@ impl Rollback<'_> {
             // Looking takes no lock.
             let abort = self.stop.abort.child_token();
             let ctx = self.context(job, &Lock::of(job, true, &self.lock, self.events, &abort), abort);
-            let keys = self.begun(job.source.app(), chosen).await?;
+            let keys = self.begun(job, chosen).await?;
             let looked: Vec<_> = stream::iter(keys)
                 .map(|key| self.look(&ctx, key))
                 .buffer_unordered(self.pace.in_flight.max(1))
@@ -99,6 +105,23 @@ impl Rollback<'_> {
         let state = log.state().name();
         let outlook = Mover::new(ctx, device.clone(), log).outlook().await?;
         Ok(Return { device, state, outlook })
+    }
+
+    /// How many things around the devices a rollback of all of them would take back.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn around(&self, jobs: &[Job], chosen: &Chosen) -> Result<usize, RunError> {
+        let mut count = 0;
+        for job in jobs {
+            let lock = Lock::of(job, true, &self.lock, self.events, &self.stop.abort.child_token());
+            if chosen.takes_all_of(job.source.app())
+                && let Some(keeper) = Keeper::of(job, self.journal, &lock, self.events).await?
+            {
+                count += keeper.begun();
+            }
+        }
+        Ok(count)
     }
 
     /// Takes away what an interrupted rollback may have left where no device is left to bring back: our markers, and an
@@ -126,13 +149,20 @@ impl Rollback<'_> {
         let mut summary = Summary::default();
         let mut failures = Failures { count: 0, max: self.pace.max_failures };
         for job in jobs {
-            let keys = self.begun(job.source.app(), chosen).await?;
-            if keys.is_empty() {
+            let keys = self.begun(job, chosen).await?;
+            let abort = self.stop.abort.child_token();
+            let lock = Lock::of(job, true, &self.lock, self.events, &abort);
+            let keeper = Keeper::of(job, self.journal, &lock, self.events).await?;
+            let whole = self.begun(job, &Chosen::default()).await?.len() == keys.len();
+            let around =
+                chosen.takes_all_of(job.source.app()) && keeper.as_ref().is_some_and(|k| k.begun() > 0);
+            if keys.is_empty() && !(whole && around) {
                 continue;
             }
             self.events.send(Event::Started { devices: keys.len() });
-            let abort = self.stop.abort.child_token();
-            let lock = Lock::of(job, true, &self.lock, self.events, &abort);
+            if let Some(keeper) = keeper.as_ref().filter(|_| whole) {
+                self.unless_stopped(&abort, keeper.restore_source()).await?;
+            }
             let ctx = self.context(job, &lock, abort);
             let mut keys = keys.into_iter();
             let mut in_hand = stream::FuturesUnordered::new();
@@ -141,7 +171,7 @@ impl Rollback<'_> {
                     !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
                 while open && in_hand.len() < self.pace.in_flight.max(1) {
                     let Some(key) = keys.next() else { break };
-                    in_hand.push(self.device(&ctx, key));
+                    in_hand.push(self.device(&ctx, keeper.as_ref(), key));
                 }
                 let Some(ended) = in_hand.next().await else { break };
                 let (device, outcome) = ended?;
@@ -151,6 +181,13 @@ impl Rollback<'_> {
                 summary.devices.push((device, outcome));
             }
             summary.not_begun += keys.count();
+            if let Some(keeper) = &keeper {
+                // Whether devices were named or not: with the last of them goes what the application has.
+                if !self.stop.drain.is_cancelled() && self.begun(job, &Chosen::default()).await?.is_empty() {
+                    self.unless_stopped(&ctx.abort, keeper.all_are_back()).await?;
+                }
+                summary.belongings.extend(keeper.outcomes());
+            }
             lock.give_back(self.stop).await;
             self.remove_application(job, &mut summary).await?;
         }
@@ -163,16 +200,37 @@ impl Rollback<'_> {
     async fn device(
         &self,
         ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
+        keeper: Option<&Keeper>,
         key: DeviceKey,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let name = DeviceName { app: key.application.clone(), device: key.device.clone() };
         let log = DeviceLog::open(self.journal.clone(), key).await?;
         let mover = Mover::new(ctx, name.clone(), log);
+        let back = async {
+            let outcome = mover.roll_back().await?;
+            if let (Some(keeper), Outcome::RolledBack) = (keeper, &outcome) {
+                keeper.device_is_back(&name.device).await?;
+            }
+            Ok::<_, LogError>(outcome)
+        };
         tokio::select! {
             biased;
-            outcome = mover.roll_back() => Ok((name, outcome?)),
+            outcome = back => Ok((name, outcome?)),
             // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
             () = ctx.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
+        }
+    }
+
+    /// Does it, unless the user wants to be gone or the lock is lost: the same command goes on.
+    async fn unless_stopped(
+        &self,
+        abort: &CancellationToken,
+        work: impl Future<Output = Result<(), LogError>>,
+    ) -> Result<(), LogError> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = abort.cancelled() => Ok(()),
         }
     }
 
@@ -180,9 +238,7 @@ impl Rollback<'_> {
     /// the next run restores it.
     async fn remove_application(&self, job: &Job, summary: &mut Summary) -> Result<(), RunError> {
         let target = job.target.app();
-        if self.stop.drain.is_cancelled()
-            || !self.begun(job.source.app(), &Chosen::default()).await?.is_empty()
-        {
+        if self.stop.drain.is_cancelled() || !self.begun(job, &Chosen::default()).await?.is_empty() {
             return Ok(());
         }
         if application::origin(self.journal, target).await? != Some(application::Origin::Ours) {
@@ -206,9 +262,13 @@ impl Rollback<'_> {
     }
 
     /// The devices of an application that a run has begun and nothing has brought back.
-    async fn begun(&self, app: &AppId, chosen: &Chosen) -> Result<Vec<DeviceKey>, RunError> {
+    async fn begun(&self, job: &Job, chosen: &Chosen) -> Result<Vec<DeviceKey>, RunError> {
         let mut begun = Vec::new();
-        let ours = |k: &DeviceKey| k.application == *app && !k.device.as_str().is_empty();
+        let app = job.source.app();
+        // Another application of the target may have others of this source's devices.
+        let ours = |k: &DeviceKey| {
+            k.application == *app && !k.device.as_str().is_empty() && job.devices.contains(&k.device)
+        };
         for key in self.journal.read(|j| j.devices()).await?.into_iter().filter(ours) {
             if chosen.takes(app, &key.device) && is_begun(self.journal, &key).await? {
                 begun.push(key);

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     application::{ApplicationError, CarryError},
+    belongings::{Belongings, Keeper},
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
     gather::{self, Prepared},
@@ -16,7 +17,7 @@ use super::{
     log::{DeviceLog, LogError},
 };
 use crate::{
-    config::{ClearMode, ClearWhen, Selection},
+    config::{ClearIntegrations, ClearMode, ClearWhen, Selection},
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
     plan::{
@@ -71,6 +72,8 @@ pub struct Pace {
     pub hold: bool,
     /// No more devices than this are cleared.
     pub max_devices: u64,
+    /// What becomes of the source's integrations once all devices are cleared.
+    pub integrations: ClearIntegrations,
     /// True: only devices that an earlier run began are gone on with.
     pub only_begun: bool,
 }
@@ -125,9 +128,11 @@ pub async fn plan(
     let mut plan = Plan::default();
     let mut prepared = Vec::new();
     for job in jobs {
-        let (mut application, ready) = gather::application(job, journal, pace).await?;
+        let (mut application, mut ready) = gather::application(job, journal, pace).await?;
         if pace.only_begun {
             application.devices.retain(|d| d.was_begun);
+            ready.belongings.only_begun();
+            application.belongings.clone_from(&ready.belongings.plans);
         }
         plan.applications.push(application);
         prepared.push(ready);
@@ -176,18 +181,22 @@ impl Dispatcher<'_> {
         for ((job, application), ready) in jobs.into_iter().zip(&plan.applications).zip(prepared) {
             settle(application, &mut summary);
             let devices = going_in(application).count();
+            let abort = self.stop.abort.child_token();
+            let lock = Lock::of(&job, !ready.state.is_new(), &self.lock, self.events, &abort);
+            let keeper = Keeper::of(&job, self.journal, &lock, self.events).await?;
             if devices > 0 && (self.stop.drain.is_cancelled() || failures.exceeded()) {
                 summary.not_begun += devices;
                 continue;
             }
-            let abort = self.stop.abort.child_token();
-            let lock = Lock::of(&job, !ready.state.is_new(), &self.lock, self.events, &abort);
-            let moved = if devices > 0 {
-                let work = Work { job, application, ready, lock: &lock, abort };
+            let around = keeper.as_ref().is_some_and(|keeper| self.have_work(keeper, &ready.belongings));
+            let blocked = application.findings.iter().any(Finding::blocks);
+            let moved = if devices > 0 || (around && !blocked) {
+                let work = Work { job, application, ready, lock: &lock, keeper: keeper.as_ref(), abort };
                 self.application(work, &mut summary, &mut failures).await
             } else {
                 Ok(())
             };
+            summary.belongings.extend(keeper.iter().flat_map(Keeper::outcomes));
             // Also when nothing was to be done: an earlier run may have been killed right before its end.
             lock.give_back(self.stop).await;
             moved?;
@@ -196,6 +205,11 @@ impl Dispatcher<'_> {
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();
         Ok(summary)
+    }
+
+    /// True when something is to be done about what the application has besides its devices.
+    fn have_work(&self, keeper: &Keeper, belongings: &Belongings) -> bool {
+        belongings.have_work() || (!self.pace.hold && !keeper.to_clear(self.pace.integrations).is_empty())
     }
 
     /// How many devices this run may clear at the source.
@@ -218,7 +232,8 @@ impl Dispatcher<'_> {
             state.create(target, work.job.owner.as_ref(), self.journal).await?;
         }
         // Devices of earlier runs may wait for something, which takes no call that changes anything.
-        if state.is_new() || state.sets_link() || work.application.devices.iter().any(begins) {
+        let around = work.ready.belongings.create();
+        if state.is_new() || state.sets_link() || around || work.application.devices.iter().any(begins) {
             work.lock.take_all().await?;
         }
         Ok(state.set_link(target).await?)
@@ -256,7 +271,17 @@ impl Dispatcher<'_> {
             summary.created.push(application.target.clone());
         }
         self.events.send(Event::Application { app: application.target.clone(), created });
-        let Work { job, ready, lock, abort, .. } = work;
+        let Work { job, ready, lock, keeper, abort, .. } = work;
+        if let Some(keeper) = keeper {
+            tokio::select! {
+                biased;
+                done = before(keeper, &ready.belongings) => done?,
+                () = abort.cancelled() => {
+                    summary.not_begun += going_in(application).count();
+                    return Ok(());
+                }
+            }
+        }
         let ctx = Context {
             source_can_be_muted: job.source.can_be_muted(),
             source: Guarded::new(job.source, lock.clone()),
@@ -277,7 +302,7 @@ impl Dispatcher<'_> {
             let open = !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
             while open && in_hand.len() < self.pace.in_flight.max(1) {
                 let Some(name) = waiting.next() else { break };
-                in_hand.push(self.device(&ctx, name));
+                in_hand.push(self.device(&ctx, keeper, name));
             }
             let Some(ended) = in_hand.next().await else { break };
             let (device, outcome) = ended?;
@@ -289,8 +314,31 @@ impl Dispatcher<'_> {
             self.events.send(Event::Ended { device: device.clone(), outcome: outcome.clone() });
             summary.devices.push((device, outcome));
         }
-        summary.not_begun += waiting.count();
+        let not_begun = waiting.count();
+        summary.not_begun += not_begun;
+        if let Some(keeper) = keeper.filter(|_| !ctx.abort.is_cancelled()) {
+            tokio::select! {
+                biased;
+                done = self.after(keeper, application, &ready.belongings.devices) => done?,
+                () = ctx.abort.cancelled() => {}
+            }
+        }
         Ok(())
+    }
+
+    /// What is left to do around the devices once they are done.
+    async fn after(
+        &self,
+        keeper: &Keeper,
+        application: &ApplicationPlan,
+        all: &[DeviceId],
+    ) -> Result<(), LogError> {
+        let done = application.devices.iter().filter(|d| d.verdict == Verdict::Done);
+        keeper.after_devices(done.map(|d| name(application, d))).await?;
+        if self.pace.hold || self.stop.drain.is_cancelled() {
+            return Ok(());
+        }
+        keeper.clear(self.pace.integrations, all).await
     }
 
     /// Without its application on the target no device is begun; those of other applications go on.
@@ -314,14 +362,22 @@ impl Dispatcher<'_> {
     async fn device(
         &self,
         ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
+        keeper: Option<&Keeper>,
         name: DeviceName,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
         let log = DeviceLog::open(self.journal.clone(), key).await?;
         let mover = Mover::new(ctx, name.clone(), log);
+        let moved = async {
+            let outcome = mover.run().await?;
+            if let (Some(keeper), Outcome::Done | Outcome::Waiting(_)) = (keeper, &outcome) {
+                keeper.after_device(&name).await?;
+            }
+            Ok::<_, LogError>(outcome)
+        };
         tokio::select! {
             biased;
-            outcome = mover.run() => Ok((name, outcome?)),
+            outcome = moved => Ok((name, outcome?)),
             // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
             () = ctx.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
         }
@@ -334,8 +390,15 @@ struct Work<'a> {
     application: &'a ApplicationPlan,
     ready: Prepared,
     lock: &'a Lock,
+    keeper: Option<&'a Keeper>,
     /// Ctrl-C twice, or the lock is lost.
     abort: CancellationToken,
+}
+
+/// What is done around the devices before the first of them.
+async fn before(keeper: &Keeper, belongings: &Belongings) -> Result<(), LogError> {
+    keeper.decide(belongings).await?;
+    keeper.before_devices().await
 }
 
 pub(super) struct Failures {

@@ -1,5 +1,6 @@
 //! Stack-neutral types: identifiers, secrets and the records of a device. No I/O.
 
+pub mod belonging;
 pub mod device;
 pub mod ids;
 pub mod secret;

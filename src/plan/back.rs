@@ -140,6 +140,8 @@ fn blocked(text: &str, component: Component) -> Finding {
 /// What a rollback asks of the transformation: nothing but the same device.
 fn as_it_was(app: &AppId) -> Wishes {
     Wishes {
+        copy: Default::default(),
+        paused: false,
         target_app: app.clone(),
         session: SessionMode::Keep,
         abp_reset: BTreeSet::new(),

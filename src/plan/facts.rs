@@ -58,6 +58,10 @@ pub struct Wishes {
     pub attributes: BTreeMap<String, String>,
     /// Losses that the user accepts.
     pub allowed: Vec<Kind>,
+    /// What is copied besides the devices, by the words of `application.copy`.
+    pub copy: BTreeSet<&'static str>,
+    /// Integrations begin once the first device is live.
+    pub paused: bool,
 }
 
 /// Versions by the shape of a device ID, or of `application/device`: the first that fits counts. Numbers of the enums

@@ -74,6 +74,17 @@ kinds! {
     /// A payload function that is longer than the target takes.
     FormatterTooLong = "formatter-too-long", Stop, "payload functions of V2 that are longer than the target takes";
 
+    /// The API key may not make the key that a webhook's downlinks need.
+    DownlinkKey = "downlink-key", Stop, "the API keys for downlinks of webhooks: they are copied without, and send no downlinks";
+    /// The source and the target would have one MQTT client ID at one broker.
+    SharedClientId = "shared-client-id", Stop, "steady connections of MQTT pub/subs with a client ID: source and target take them from each other as long as both are there";
+    /// A secret of an integration that the source does not tell.
+    SecretUnreadable = "secret-unreadable", Stop, "secrets that the source does not tell: what needs them is copied without";
+    /// A package that the target does not have.
+    UnknownPackage = "unknown-package", Stop, "application packages that the target does not have: their associations do nothing";
+    /// The target has a provider of pub/subs switched off.
+    UnsupportedProvider = "unsupported-provider", Stop, "";
+
     /// An external Join Server stays, and its record names other servers than the target's.
     ExternalJoinServer = "external-join-server", Stop, "joins, until the external Join Server's record names the target's servers";
 
@@ -162,6 +173,10 @@ kinds! {
     OthersOnTarget = "others-on-target", Note, "";
     /// The application on the target differs.
     ApplicationDiffers = "application-differs", Warning, "";
+    /// A kind of integration that cannot be paused.
+    CannotPause = "cannot-pause", Warning, "";
+    /// An integration on the target differs.
+    IntegrationDiffers = "integration-differs", Warning, "";
     /// Part of the application that is not copied.
     NotCopied = "not-copied", Warning, "";
 }

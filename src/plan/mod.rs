@@ -2,6 +2,7 @@
 //! what the journal knows.
 
 pub mod back;
+pub mod belongings;
 pub mod compare;
 pub mod facts;
 pub mod finding;
@@ -57,6 +58,8 @@ pub struct ApplicationPlan {
     pub set_link: bool,
     /// Findings about the application itself.
     pub findings: Vec<Finding>,
+    /// What it has besides its devices, by name.
+    pub belongings: Vec<belongings::ItemPlan>,
     /// Its devices by ID.
     pub devices: Vec<DevicePlan>,
 }
@@ -126,7 +129,10 @@ impl Plan {
     /// gRPC calls that the run will take after the plan, for the devices that it moves.
     pub fn calls(&self) -> u64 {
         let moves = |d: &DevicePlan| matches!(d.verdict, Verdict::Move | Verdict::Resume(_));
-        self.devices().filter(|(_, d)| moves(d)).map(|(_, d)| u64::from(d.calls)).sum()
+        let devices: u64 = self.devices().filter(|(_, d)| moves(d)).map(|(_, d)| u64::from(d.calls)).sum();
+        // Looked at, set, read back.
+        let around = self.applications.iter().flat_map(|a| &a.belongings);
+        devices + 3 * around.filter(|item| item.verdict == belongings::Verdict::Create).count() as u64
     }
 }
 

@@ -114,6 +114,26 @@ const MEANINGS: &[(Kind, &str)] = {
             "The payload functions of V2, with what makes formatters of them, are longer than the 40960 bytes that the target takes.",
         ),
         (
+            K::DownlinkKey,
+            "A webhook has an API key for downlinks, which belongs to the source. The copy needs one of the target, and the API key of the run may not make it there.",
+        ),
+        (
+            K::SharedClientId,
+            "A pub/sub connects to an MQTT broker with a client ID. A broker keeps one connection for each: the target's would cut the source's, and the other way round. It stops the pub/sub alone.",
+        ),
+        (
+            K::SecretUnreadable,
+            "An integration or the activation settings hold a secret that the source does not tell. It stops that alone, and has to be set up by hand.",
+        ),
+        (
+            K::UnknownPackage,
+            "The target does not have the application package of an association. It would take the association, and do nothing with it.",
+        ),
+        (
+            K::UnsupportedProvider,
+            "The target has pub/subs over this provider switched off, and would refuse it. It stops that pub/sub alone.",
+        ),
+        (
             K::ExternalJoinServer,
             "The device joins through an external Join Server, whose record names the source's servers: the target's joins are refused until it names the target's.",
         ),
@@ -247,6 +267,14 @@ const MEANINGS: &[(Kind, &str)] = {
         (
             K::ApplicationDiffers,
             "The application, or its default payload formatters, are on the target already and differ. They stay as they are.",
+        ),
+        (
+            K::CannotPause,
+            "Pub/subs cannot be paused. With `integrations.paused` they are created once the first device is live; with `clear.integrations = \"pause\"` those of the source go on.",
+        ),
+        (
+            K::IntegrationDiffers,
+            "A webhook, pub/sub, package association or the activation settings are on the target already with other values. They stay as they are.",
         ),
         (
             K::NotCopied,

@@ -33,6 +33,9 @@ struct Application {
     create: bool,
     set_default_formatters: bool,
     findings: BTreeSet<String>,
+    /// What becomes of what it has besides its devices, by name.
+    #[serde(default)]
+    belongings: BTreeMap<String, String>,
     devices: BTreeMap<String, Device>,
 }
 
@@ -184,6 +187,14 @@ impl Application {
                 }
             }
         }
+        maps(&self.belongings, &now.belongings, |item, before, after| match (before, after) {
+            // What an earlier run began keeps to what was decided then.
+            (_, Some(after)) if matches!(after.as_str(), "resume" | "done") => {}
+            (before, after) => {
+                let name = format!("application {name}: {item}");
+                differences.push(change(&name, before.map(String::as_str), after.map(String::as_str)));
+            }
+        });
         maps(&self.devices, &now.devices, |id, before, after| match (before, after) {
             (Some(_), Some(after)) if begun(after) => {}
             (Some(before), Some(after)) => before.compare(id, after, differences),
@@ -227,6 +238,11 @@ impl From<&ApplicationPlan> for Application {
             create: plan.create,
             set_default_formatters: plan.set_link,
             findings: findings(&plan.findings),
+            belongings: plan
+                .belongings
+                .iter()
+                .map(|i| (i.key.to_string(), i.verdict.name().to_owned()))
+                .collect(),
             devices: plan.devices.iter().map(|d| (d.id.to_string(), d.into())).collect(),
         }
     }
@@ -250,9 +266,12 @@ impl From<&DevicePlan> for Device {
 mod tests {
     use super::*;
     use crate::{
-        model::ids::{AppId, DeviceId},
+        model::{
+            belonging::ItemKey,
+            ids::{AppId, DeviceId},
+        },
         plan::{
-            Verdict,
+            Verdict, belongings,
             finding::Kind,
             session::{Activation, Carry},
         },
@@ -276,6 +295,16 @@ mod tests {
             create: true,
             set_link: false,
             findings: Vec::new(),
+            belongings: vec![belongings::ItemPlan {
+                key: ItemKey {
+                    target: "meters-2".into(),
+                    sort: "webhook".into(),
+                    device: String::new(),
+                    id: "hook-1".into(),
+                },
+                verdict: belongings::Verdict::Create,
+                findings: Vec::new(),
+            }],
             devices: vec![device("dev-1"), device("dev-2")],
         };
         Plan { applications: vec![application] }
@@ -307,6 +336,10 @@ mod tests {
         differs(|p| p.applications[0].devices[1].findings.clear(), "device dev-2: findings");
         differs(|p| drop(p.applications[0].devices.pop()), "device dev-2 is not there any more");
         differs(|p| p.applications[0].create = false, "application meters → meters-2: create");
+        differs(
+            |p| p.applications[0].belongings[0].verdict = belongings::Verdict::Stop,
+            "application meters → meters-2: webhook hook-1: `create` was planned, now it is `stop`",
+        );
         differs(|p| p.applications.clear(), "application meters → meters-2 is not there");
     }
 
@@ -316,6 +349,7 @@ mod tests {
         now.applications[0].devices[0].findings[0].text = "DevAddr 260B0002".to_owned();
         now.applications[0].devices[0].calls = 7;
         now.applications[0].devices[1].verdict = Verdict::Resume("copying");
+        now.applications[0].belongings[0].verdict = belongings::Verdict::Done;
         now.applications[0].create = false;
         assert_eq!(decided(&plan()).check(&decided(&now)), Ok(()));
     }

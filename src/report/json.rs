@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     engine::event::{Event, Outcome, Summary},
-    plan::{DevicePlan, Plan, finding::Finding},
+    plan::{DevicePlan, Plan, belongings::ItemPlan, finding::Finding},
 };
 
 /// Version of the format. Fields may be added without a change; a change of meaning raises it.
@@ -55,6 +55,11 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
             "not_begun": summary.not_begun,
             "interrupted": summary.interrupted,
             "locked": summary.locked,
+            "belongings": summary.belongings.iter().map(|(name, outcome)| {
+                let mut body = self::outcome(outcome);
+                body["name"] = json!(name);
+                body
+            }).collect::<Vec<_>>(),
             "applications_created": summary.created.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "applications_removed": summary.removed.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "records": {
@@ -104,11 +109,22 @@ pub fn plan(plan: &Plan) -> Value {
                 "create": a.create,
                 "set_default_formatters": a.set_link,
                 "findings": findings(&a.findings),
+                "belongings": a.belongings.iter().map(belonging).collect::<Vec<_>>(),
                 "devices": a.devices.iter().map(device).collect::<Vec<_>>(),
             })
         })
         .collect();
     json!({ "applications": applications, "calls": plan.calls() })
+}
+
+fn belonging(item: &ItemPlan) -> Value {
+    json!({
+        "kind": item.key.sort,
+        "device": item.key.device,
+        "id": item.key.id,
+        "verdict": item.verdict.name(),
+        "findings": findings(&item.findings),
+    })
 }
 
 fn device(device: &DevicePlan) -> Value {

@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::terminal::style::{BAD, FAINT, GOOD, HEAD, WARN, paint};
-use crate::plan::{
-    ApplicationPlan, DevicePlan, Plan, Verdict,
-    finding::{Finding, Severity},
-    session::{Activation, Carry},
+use crate::{
+    model::belonging::ItemKey,
+    plan::{
+        ApplicationPlan, DevicePlan, Plan, Verdict as DeviceVerdict,
+        belongings::{ItemPlan, SORTS, Verdict},
+        finding::{Finding, Severity},
+        session::{Activation, Carry},
+    },
 };
 
 /// Device IDs that are shown for one finding before the rest is counted.
@@ -18,14 +22,14 @@ pub fn text(plan: &Plan) -> String {
     for application in &plan.applications {
         self::application(&mut out, application);
     }
-    let moving = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
+    let moving = plan.count(|v| matches!(v, DeviceVerdict::Move | DeviceVerdict::Resume(_)));
     let _ = writeln!(
         out,
         "{} to move, {} done, {} waiting, {} stopped; about {} calls",
         devices(moving),
-        plan.count(|v| *v == Verdict::Done),
-        plan.count(|v| *v == Verdict::Wait),
-        plan.count(|v| *v == Verdict::Stop),
+        plan.count(|v| *v == DeviceVerdict::Done),
+        plan.count(|v| *v == DeviceVerdict::Wait),
+        plan.count(|v| *v == DeviceVerdict::Stop),
         plan.calls()
     );
     out
@@ -48,14 +52,45 @@ fn application(out: &mut String, application: &ApplicationPlan) {
     if application.set_link {
         let _ = writeln!(out, "  {} default payload formatters to be set", sign(true));
     }
+    belongings(out, &application.belongings);
     verdicts(out, &application.devices);
     findings(out, application);
     let _ = writeln!(out);
 }
 
+/// What the application has besides its devices: a line for each kind and what becomes of it.
+fn belongings(out: &mut String, all: &[ItemPlan]) {
+    let lines: [(fn(Verdict) -> bool, String, &str); 5] = [
+        (|v| v == Verdict::Create, paint(GOOD, "+"), "to be copied"),
+        (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with"),
+        (|v| matches!(v, Verdict::Done | Verdict::Equal), "=".into(), "there, as at the source"),
+        (|v| v == Verdict::Differs, paint(WARN, "!"), "there with other values, which stay"),
+        (|v| v == Verdict::Stop, paint(BAD, "x"), "not copied"),
+    ];
+    for sort in SORTS {
+        for (which, sign, words) in &lines {
+            let some: Vec<_> =
+                all.iter().filter(|i| i.key.sort == sort.name && which(i.verdict)).map(|i| &i.key).collect();
+            if some.is_empty() {
+                continue;
+            }
+            let name = |key: &ItemKey| match (key.device.as_str(), key.id.as_str()) {
+                ("", id) => id.to_owned(),
+                (device, port) => format!("{device} on FPort {port}"),
+            };
+            let mut names: Vec<_> = some.iter().take(NAMES).map(|key| name(key)).collect();
+            names.extend((some.len() > NAMES).then(|| format!("{} more", some.len() - NAMES)));
+            let names = names.join(", ");
+            let names = if names.is_empty() { names } else { format!(" ({names})") };
+            let _ = writeln!(out, "  {sign} {} {words}: {}{names}", sort.plural, some.len());
+        }
+    }
+}
+
 fn verdicts(out: &mut String, all: &[DevicePlan]) {
-    let of = |which: fn(&Verdict) -> bool| all.iter().filter(move |d| which(&d.verdict)).collect::<Vec<_>>();
-    let moved = of(|v| *v == Verdict::Move);
+    let of =
+        |which: fn(&DeviceVerdict) -> bool| all.iter().filter(move |d| which(&d.verdict)).collect::<Vec<_>>();
+    let moved = of(|v| *v == DeviceVerdict::Move);
     if !moved.is_empty() {
         let _ = writeln!(out, "  {} to move: {}: {}", paint(GOOD, "+"), devices(moved.len()), kinds(&moved));
         let sessions = sessions(&moved);
@@ -64,12 +99,16 @@ fn verdicts(out: &mut String, all: &[DevicePlan]) {
         }
         renamed(out, &moved);
     }
-    type Which = fn(&Verdict) -> bool;
+    type Which = fn(&DeviceVerdict) -> bool;
     let rest: [(Which, String, &str); 4] = [
-        (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with, where an earlier run ended"),
-        (|v| *v == Verdict::Done, "=".into(), "done"),
-        (|v| *v == Verdict::Wait, paint(WARN, "…"), "waiting"),
-        (|v| *v == Verdict::Stop, paint(BAD, "x"), "not moved"),
+        (
+            |v| matches!(v, DeviceVerdict::Resume(_)),
+            paint(WARN, "~"),
+            "to go on with, where an earlier run ended",
+        ),
+        (|v| *v == DeviceVerdict::Done, "=".into(), "done"),
+        (|v| *v == DeviceVerdict::Wait, paint(WARN, "…"), "waiting"),
+        (|v| *v == DeviceVerdict::Stop, paint(BAD, "x"), "not moved"),
     ];
     for (which, sign, words) in rest {
         let some = of(which);
@@ -122,7 +161,8 @@ fn sessions(moved: &[&DevicePlan]) -> String {
 }
 
 fn findings(out: &mut String, application: &ApplicationPlan) {
-    for finding in &application.findings {
+    let of_items = application.belongings.iter().flat_map(|item| &item.findings);
+    for finding in application.findings.iter().chain(of_items) {
         let _ = writeln!(out, "  {} {finding}", sign(finding.severity));
         fix(out, finding);
     }

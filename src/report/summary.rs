@@ -40,6 +40,7 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
     waiting(&mut out, summary);
     refused(&mut out, summary);
     stopped(&mut out, summary);
+    belongings(&mut out, summary);
     if summary.not_begun > 0 {
         let why =
             if summary.interrupted { "interrupted" } else { "too many failures (rollout.max-failures)" };
@@ -106,6 +107,37 @@ fn stopped(out: &mut String, summary: &Summary) {
     }
 }
 
+/// What became of webhooks and the like: counts, then those that did not go well.
+fn belongings(out: &mut String, summary: &Summary) {
+    let count = |which: fn(&Outcome) -> bool| summary.belongings.iter().filter(|(_, o)| which(o)).count();
+    let lines: [(String, usize, &str); 3] = [
+        (paint(GOOD, "+"), count(|o| *o == Outcome::Done), "copied"),
+        (paint(GOOD, "-"), count(|o| *o == Outcome::RolledBack), "taken back"),
+        ("=".to_owned(), count(|o| *o == Outcome::Already), "there before"),
+    ];
+    for (sign, count, words) in lines.into_iter().filter(|(_, count, _)| *count > 0) {
+        let _ = writeln!(out, "  {sign} around the devices: {count} {words}");
+    }
+    for (name, outcome) in &summary.belongings {
+        let (sign, why, fix) = match outcome {
+            Outcome::Done | Outcome::Already | Outcome::RolledBack => continue,
+            Outcome::Waiting(what) => (paint(WARN, "…"), format!("{name} waits: {what}"), ""),
+            Outcome::Stopped(why) => (paint(BAD, "x"), format!("{name} in the middle: {why}"), ""),
+            Outcome::Refused(findings) => {
+                let first = findings.first().map_or(("", String::new()), |f| (f.fix.as_str(), f.to_string()));
+                (paint(BAD, "x"), format!("{name} not copied: {}", first.1), first.0)
+            }
+            Outcome::Blocked(finding) => {
+                (paint(BAD, "x"), format!("{name} needs a look: {finding}"), finding.fix.as_str())
+            }
+        };
+        let _ = writeln!(out, "  {sign} {why}");
+        if !fix.is_empty() {
+            let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {fix}")));
+        }
+    }
+}
+
 type Groups = BTreeMap<(String, String), Vec<String>>;
 
 fn grouped(summary: &Summary, key: impl Fn(&Outcome) -> Option<(String, String)>) -> Groups {
@@ -126,11 +158,12 @@ fn listing(out: &mut String, names: &[String]) {
 }
 
 fn next(summary: &Summary, again: &str) -> Option<String> {
-    let unfinished = summary.not_begun > 0
-        || summary.count(|o| {
-            !matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))
-        }) > 0;
-    let refused = summary.count(|o| matches!(o, Outcome::Refused(_))) > 0;
+    let all = || summary.devices.iter().map(|(_, o)| o).chain(summary.belongings.iter().map(|(_, o)| o));
+    let ended = |o: &Outcome| {
+        matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))
+    };
+    let unfinished = summary.not_begun > 0 || !all().all(ended);
+    let refused = all().any(|o| matches!(o, Outcome::Refused(_)));
     match (unfinished, refused) {
         (true, _) => Some(format!("to go on: {again}")),
         (false, true) => Some(format!("after setting these right: {again}")),

@@ -8,10 +8,10 @@ use super::{
     plan::devices,
     terminal::style::{BAD, GOOD, paint},
 };
-use crate::engine::verify::Verified;
+use crate::engine::{belongings::VerifiedItem, verify::Verified};
 
 /// Counts, then every device that differs.
-pub fn text(all: &[Verified]) -> String {
+pub fn text(all: &[Verified], around: &[VerifiedItem]) -> String {
     let mut out = String::new();
     let different: Vec<_> = all.iter().filter(|v| !v.differences.is_empty()).collect();
     let lives = all.iter().filter(|v| v.lives).count();
@@ -33,11 +33,35 @@ pub fn text(all: &[Verified]) -> String {
             );
         }
     }
+    if !around.is_empty() {
+        let different = around.iter().filter(|v| !v.differences.is_empty()).count();
+        let _ = writeln!(
+            out,
+            "  {} around the devices: {} as written",
+            paint(GOOD, "="),
+            around.len() - different
+        );
+    }
+    for VerifiedItem { app, item, differences } in around.iter().filter(|v| !v.differences.is_empty()) {
+        let _ = writeln!(out, "  {} {app}: {item}: {}", paint(BAD, "x"), differences.join(", "));
+    }
     out
 }
 
 /// The same for programs.
-pub fn json(all: &[Verified]) -> Value {
+pub fn json(all: &[Verified], around: &[VerifiedItem]) -> Value {
+    let belongings: Vec<_> = around
+        .iter()
+        .map(|v| {
+            json!({
+                "application": v.app.as_str(),
+                "kind": v.item.sort,
+                "device": v.item.device,
+                "id": v.item.id,
+                "differences": v.differences,
+            })
+        })
+        .collect();
     let devices: Vec<_> = all
         .iter()
         .map(|v| {
@@ -52,5 +76,5 @@ pub fn json(all: &[Verified]) -> Value {
             })
         })
         .collect();
-    json!({ "devices": devices })
+    json!({ "devices": devices, "belongings": belongings })
 }

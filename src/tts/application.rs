@@ -119,13 +119,18 @@ impl Stack {
             .collect())
     }
 
-    /// How many of each thing around the devices the application has; `None` where the key may not look.
+    /// How many of each thing around the devices the application has, but of those that are `copied` (words of
+    /// `application.copy`); `None` where the key may not look.
     ///
     /// # Errors
     /// Those of the calls, but for missing rights.
-    pub async fn surroundings(&self, app: &AppId) -> Result<Vec<(&'static str, Option<usize>)>, Error> {
+    pub async fn surroundings(
+        &self,
+        app: &AppId,
+        copied: &BTreeSet<&'static str>,
+    ) -> Result<Vec<(&'static str, Option<usize>)>, Error> {
         let mut counts = Vec::new();
-        for list in SURROUNDINGS {
+        for list in SURROUNDINGS.iter().filter(|list| !copied.contains(list.copy)) {
             let mut request = proto::message(list.request);
             set_app(&mut request, list.ids, app);
             let client = if list.at_is { &self.is } else { &self.as_ };
@@ -149,6 +154,7 @@ impl Stack {
 
 struct Surrounding {
     what: &'static str,
+    copy: &'static str,
     request: &'static str,
     method: &'static str,
     ids: &'static str,
@@ -159,6 +165,7 @@ struct Surrounding {
 const SURROUNDINGS: &[Surrounding] = &[
     Surrounding {
         what: "webhooks",
+        copy: "webhooks",
         request: "ListApplicationWebhooksRequest",
         method: "/ttn.lorawan.v3.ApplicationWebhookRegistry/List",
         ids: "application_ids",
@@ -167,6 +174,7 @@ const SURROUNDINGS: &[Surrounding] = &[
     },
     Surrounding {
         what: "pub/subs",
+        copy: "pubsubs",
         request: "ListApplicationPubSubsRequest",
         method: "/ttn.lorawan.v3.ApplicationPubSubRegistry/List",
         ids: "application_ids",
@@ -175,6 +183,7 @@ const SURROUNDINGS: &[Surrounding] = &[
     },
     Surrounding {
         what: "package associations",
+        copy: "packages",
         request: "ListApplicationPackageDefaultAssociationRequest",
         method: "/ttn.lorawan.v3.ApplicationPackageRegistry/ListDefaultAssociations",
         ids: "ids",
@@ -183,6 +192,7 @@ const SURROUNDINGS: &[Surrounding] = &[
     },
     Surrounding {
         what: "API keys",
+        copy: "api-keys",
         request: "ListApplicationAPIKeysRequest",
         method: "/ttn.lorawan.v3.ApplicationAccess/ListAPIKeys",
         ids: "application_ids",
@@ -191,6 +201,7 @@ const SURROUNDINGS: &[Surrounding] = &[
     },
     Surrounding {
         what: "collaborators",
+        copy: "collaborators",
         request: "ListApplicationCollaboratorsRequest",
         method: "/ttn.lorawan.v3.ApplicationAccess/ListCollaborators",
         ids: "application_ids",

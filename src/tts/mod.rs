@@ -1,6 +1,7 @@
 //! The API of The Things Stack as calls: what a source and a target share. No decisions are made here.
 
 pub mod application;
+pub mod belongings;
 pub mod facts;
 pub mod marker;
 pub mod registry;

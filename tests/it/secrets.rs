@@ -197,6 +197,8 @@ fn a_key_in_a_command_stays_out_of_the_journal() {
 
 fn wishes() -> Wishes {
     Wishes {
+        copy: Default::default(),
+        paused: false,
         target_app: AppId::unchecked(APP.to_owned()),
         session: SessionMode::Keep,
         abp_reset: BTreeSet::new(),

@@ -172,6 +172,12 @@ impl World {
 
     /// As [`World::config`], with another application on the target.
     pub fn config_to(&self, target: &str, more: &str) -> PathBuf {
+        // What is around the devices has tests of its own (`tests/it/around`).
+        self.config_whole(target, &format!("copy = [\"formatters\"]\n{more}"))
+    }
+
+    /// As [`World::config_to`], with everything around the devices.
+    pub fn config_whole(&self, target: &str, more: &str) -> PathBuf {
         let text = format!(
             r#"
 [source.tts]

@@ -18,15 +18,9 @@ use super::{
 };
 use crate::model::ids::{AppId, DeviceId, IdError, is_id, is_v2_id};
 
-const COPIES: &[(&str, Copy)] = &[
-    ("formatters", Copy::Formatters),
-    ("webhooks", Copy::Webhooks),
-    ("pubsubs", Copy::PubSubs),
-    ("packages", Copy::Packages),
-    ("api-keys", Copy::ApiKeys),
-    ("collaborators", Copy::Collaborators),
-    ("activation-settings", Copy::ActivationSettings),
-];
+/// What is copied unless the file says otherwise: all that this release can.
+const DEFAULT: [Copy; 5] =
+    [Copy::Formatters, Copy::Webhooks, Copy::PubSubs, Copy::Packages, Copy::ActivationSettings];
 
 /// An application and where it stands in the file.
 pub(super) struct Found {
@@ -95,16 +89,19 @@ impl Checker<'_, '_> {
     }
 
     fn copies(&mut self, raw: Option<At<Vec<At<String>>>>, path: &str) -> Vec<Copy> {
-        let Some(raw) = raw else { return vec![Copy::Formatters] };
+        let Some(raw) = raw else {
+            return if self.from_v2 { vec![Copy::Formatters] } else { DEFAULT.to_vec() };
+        };
         let mut copies = BTreeSet::new();
         for word in raw.value {
-            let Some(copy) = self.choice(&word, path, COPIES) else { continue };
-            if copy != Copy::Formatters {
-                let help = format!(
-                    "copy them by hand, take it out here, and add `{}` to `transform.allow-loss`",
-                    word.value
-                );
+            let Some(copy) = self.choice(&word, path, &Copy::ALL) else { continue };
+            if !DEFAULT.contains(&copy) {
+                let help = "take it out here, and copy them by hand";
                 self.error(&word.at, format!("copying `{}` is not in this release", word.value), "", help);
+            } else if self.from_v2 && copy != Copy::Formatters {
+                let help =
+                    "V2's integrations cannot be read by any API: take it out here, and set them up by hand";
+                self.error(&word.at, format!("V2 has no `{}` to copy", word.value), "", help);
             }
             copies.insert(copy);
         }

@@ -12,9 +12,9 @@ use toml::de::DeTable;
 
 use super::{
     Depth,
-    checked::Config,
+    checked::{Config, Integrations},
     diagnostic::{Diagnostic, Diagnostics, Place},
-    raw::{RawClear, RawConfig, RawJournal, RawLimits, RawRollout, RawTransform, Reference},
+    raw::{RawClear, RawConfig, RawIntegrations, RawJournal, RawLimits, RawRollout, RawTransform, Reference},
     read::{At, Later, Read, Reader, Section, join, listed, nearest},
     secret::SecretRef,
 };
@@ -52,6 +52,8 @@ pub(super) fn config(
     checker.later(raw.gateways, "gateways", "move the gateways by hand, and take this section out");
     let transform: RawTransform = checker.section(raw.transform, "transform");
     let mut transform = checker.transform(transform);
+    let integrations: RawIntegrations = checker.section(raw.integrations, "integrations");
+    let integrations = Integrations { paused: integrations.paused.is_some_and(|paused| paused.value) };
     let rollout: RawRollout = checker.section(raw.rollout, "rollout");
     let clear: RawClear = checker.section(raw.clear, "clear");
     let written = Written {
@@ -74,6 +76,7 @@ pub(super) fn config(
         journal,
         applications,
         transform,
+        integrations,
         rollout,
         clear,
         limits,

@@ -7,8 +7,8 @@ use glob::Pattern;
 use super::{
     super::{
         checked::{
-            Clear, ClearMode, ClearWhen, DeviceIdRule, IdFrom, Journal, Limits, Rollout, SessionMode,
-            Transform,
+            Clear, ClearIntegrations, ClearMode, ClearWhen, DeviceIdRule, IdFrom, Journal, Limits, Rollout,
+            SessionMode, Transform,
         },
         loss::LOSSES,
         quantity,
@@ -172,6 +172,10 @@ impl Checker<'_, '_> {
             when: raw.when.and_then(|raw| self.choice(&raw, "clear.when", &whens)),
             hold: raw.hold.map_or(default.hold, |hold| hold.value),
             max_devices: max_devices.unwrap_or(default.max_devices),
+            integrations: raw
+                .integrations
+                .and_then(|raw| self.choice(&raw, "clear.integrations", &ClearIntegrations::ALL))
+                .unwrap_or_default(),
         }
     }
 

@@ -10,6 +10,8 @@ mod tests;
 mod valid;
 
 pub use arbitrary::{field, message};
+pub use valid::valid;
+
 pub use device::{APPLICATION, HOST, UNREACHED, Variant, device, records};
 
 /// A small reproducible random number generator (SplitMix64): good enough to vary tests, never for keys.

@@ -29,6 +29,13 @@ impl Tree {
     }
 }
 
+/// A message of this name in which everything below `paths` is set, by the rules of the stack but for addresses (`uri`); all
+/// members of a `oneof` come in turn with the seed.
+pub fn valid<'a>(name: &str, paths: impl IntoIterator<Item = &'a str>, seed: u64) -> DynamicMessage {
+    let mut maker = Maker { rng: Rng::new(seed), round: seed };
+    maker.message(&crate::proto::descriptor(name), &Tree::of(paths))
+}
+
 /// Makes valid values: one sequence of random numbers, and the choice among the members of each `oneof`.
 #[derive(Debug)]
 pub(super) struct Maker {

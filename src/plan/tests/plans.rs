@@ -247,6 +247,7 @@ fn only_devices_that_move_count_as_calls() {
         target: app,
         create: false,
         set_link: false,
+        belongings: Vec::new(),
         findings: vec![],
         devices,
     };

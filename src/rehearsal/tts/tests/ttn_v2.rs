@@ -21,6 +21,8 @@ const PLAN: &str = "EU_863_870_TTN";
 
 fn wishes(session: SessionMode) -> Wishes {
     Wishes {
+        copy: Default::default(),
+        paused: false,
         target_app: AppId::unchecked("meters"),
         session,
         abp_reset: Default::default(),

@@ -1,0 +1,177 @@
+//! Reads the belongings of both sides and plans them. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use prost_reflect::DynamicMessage;
+
+use super::{Belongings, log::ItemLog};
+use crate::{
+    config::ClearIntegrations,
+    engine::run::{Job, Pace, RunError},
+    journal::JournalHandle,
+    model::belonging::ItemKey,
+    plan::{
+        self, DevicePlan,
+        belongings::{self, Facts, Found, ItemPlan, Sort, Verdict},
+        finding::{Finding, Kind},
+    },
+    step::belonging::ItemState,
+    tts::{
+        Stack,
+        belongings::{Listed, chosen},
+    },
+};
+
+/// Reads and plans what belongs to the application of `job`. `exists`: the target has its application already.
+///
+/// # Errors
+/// When a side or the journal cannot be read.
+pub async fn read(
+    job: &Job,
+    journal: Option<&JournalHandle>,
+    pace: &Pace,
+    exists: bool,
+    devices: &[DevicePlan],
+) -> Result<Belongings, RunError> {
+    let Some(source) = job.source.tts() else { return Ok(Belongings::default()) };
+    let known = match journal {
+        Some(journal) => ItemLog::open(journal, source.app()).await?.known(job.target.app()),
+        None => Vec::new(),
+    };
+    let sorts = chosen(&job.wishes.copy);
+    let mut out = Belongings::default();
+    let mut founds = Vec::new();
+    for sort in sorts.iter().copied() {
+        let found = if sort.is_of_device() {
+            of_devices(job, source.stack(), sort, pace, devices).await?
+        } else {
+            source.stack().belongings(sort, source.app(), "").await?.map(|all| name(job, sort, None, all))
+        };
+        match found {
+            Some(found) => founds.extend(found),
+            None => out.findings.push(not_seen(sort)),
+        }
+    }
+    let moved: BTreeSet<_> =
+        devices.iter().filter(|d| d.verdict == plan::Verdict::Move).map(|d| d.id.as_str()).collect();
+    let begun: BTreeMap<_, _> =
+        known.iter().filter(|(key, state)| is_begun(key, state, &moved)).cloned().collect();
+    founds.retain(|found| !begun.contains_key(&found.key));
+    let there = on_target(job, &founds).await?;
+    let facts = if founds.is_empty() {
+        Facts::default()
+    } else {
+        job.target.stack().belonging_facts(job.target.app(), &sorts, exists).await?
+    };
+    for found in founds {
+        let decided = belongings::transform(&found, &facts, &job.wishes);
+        let mut findings = decided.findings.clone();
+        let verdict = match there.get(&found.key) {
+            _ if decided.blocked() => Verdict::Stop,
+            None => Verdict::Create,
+            Some(there) => {
+                let (verdict, more) = belongings::there(&found, &decided, there);
+                findings.extend(more);
+                verdict
+            }
+        };
+        out.plans.push(ItemPlan { key: found.key.clone(), verdict, findings });
+        out.fresh.push((found, decided, verdict));
+    }
+    out.findings.extend(cannot_pause(job, pace, &out.plans));
+    for (key, state) in begun {
+        let verdict = if state.is_there() { Verdict::Done } else { Verdict::Resume(state.name()) };
+        out.plans.push(ItemPlan { key, verdict, findings: Vec::new() });
+    }
+    out.plans.sort_by(|a, b| a.key.cmp(&b.key));
+    out.packages = facts.packages;
+    Ok(out)
+}
+
+/// What an earlier run only sealed is decided anew, but for what a device has that was begun: its clear may have taken that
+/// away at the source.
+fn is_begun(key: &ItemKey, state: &ItemState, moved: &BTreeSet<&str>) -> bool {
+    let with_its_device = !key.device.is_empty() && !moved.contains(key.device.as_str());
+    with_its_device || state.is_matched() || state.made().next().is_some() || state.source_changed()
+}
+
+fn name(job: &Job, sort: &'static Sort, device: Option<&DevicePlan>, all: Vec<DynamicMessage>) -> Vec<Found> {
+    let found = all.into_iter().map(|message| Found {
+        key: ItemKey {
+            target: job.target.app().as_str().to_owned(),
+            sort: sort.name.to_owned(),
+            device: device.map(|d| d.id.as_str().to_owned()).unwrap_or_default(),
+            id: sort.ids.of(&message),
+        },
+        sort,
+        target_device: device.map(|d| d.target_id.clone()).unwrap_or_default(),
+        message,
+    });
+    found.collect()
+}
+
+/// Those of the devices that are moved; `None` when the key may not look. What earlier runs moved has been read by them.
+async fn of_devices(
+    job: &Job,
+    source: &Stack,
+    sort: &'static Sort,
+    pace: &Pace,
+    devices: &[DevicePlan],
+) -> Result<Option<Vec<Found>>, RunError> {
+    let moved: Vec<_> = devices.iter().filter(|d| d.verdict == plan::Verdict::Move).collect();
+    let app = job.source.app();
+    let listed: Vec<(Listed, &DevicePlan)> = stream::iter(moved)
+        .map(|device| async move {
+            Ok::<_, RunError>((source.belongings(sort, app, device.id.as_str()).await?, device))
+        })
+        .buffer_unordered(pace.in_flight.max(1))
+        .try_collect()
+        .await?;
+    let mut found = Vec::new();
+    for (all, device) in listed {
+        let Some(all) = all else { return Ok(None) };
+        found.extend(name(job, sort, Some(device), all));
+    }
+    Ok(Some(found))
+}
+
+/// What the target holds under the same names. Where the application is yet to be created, asking tells what the target's
+/// version does not know: masks are checked first.
+async fn on_target(job: &Job, founds: &[Found]) -> Result<BTreeMap<ItemKey, DynamicMessage>, RunError> {
+    let mut there = BTreeMap::new();
+    let sorts: BTreeSet<_> = founds.iter().filter(|f| !f.sort.is_of_device()).map(|f| f.sort.name).collect();
+    for sort in sorts.into_iter().filter_map(Sort::by_name) {
+        let all = job.target.stack().belongings(sort, job.target.app(), "").await?.unwrap_or_default();
+        there.extend(name(job, sort, None, all).into_iter().map(|found| (found.key, found.message)));
+    }
+    Ok(there)
+}
+
+fn not_seen(sort: &Sort) -> Finding {
+    let text = format!("{} were not looked at: the API key of the source has no right to", sort.plural);
+    Finding::new(Kind::NotCopied, text).fix(format!(
+        "give it the right, or recreate them on the target by hand and leave {} out of application.copy",
+        sort.copy
+    ))
+}
+
+/// Pub/subs begin when they are set, and go on until they are deleted.
+fn cannot_pause(job: &Job, pace: &Pace, plans: &[ItemPlan]) -> Vec<Finding> {
+    let defers = |plan: &ItemPlan| Sort::by_name(&plan.key.sort).is_some_and(|sort| sort.defers);
+    let mut findings = Vec::new();
+    if !plans.iter().any(|plan| plan.verdict == Verdict::Create && defers(plan)) {
+        return findings;
+    }
+    if job.wishes.paused {
+        let text =
+            "pub/subs cannot be paused (integrations.paused): they are created once the first device is live";
+        findings.push(Finding::new(Kind::CannotPause, text));
+    }
+    if pace.integrations == ClearIntegrations::Pause {
+        let text = "pub/subs cannot be paused (clear.integrations): those of the source go on";
+        let fix = "delete them by hand at the end, or use clear.integrations = \"delete\"";
+        findings.push(Finding::new(Kind::CannotPause, text).fix(fix));
+    }
+    findings
+}

@@ -1,0 +1,137 @@
+//! The journal as the belongings of one source application see it. Cheap to share: whoever works on one of them records
+//! while others work on others.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use prost_reflect::DynamicMessage;
+use zeroize::Zeroizing;
+
+use crate::{
+    engine::log::LogError,
+    journal::{DeviceKey, JournalHandle, Plain},
+    model::{belonging::ItemKey, ids::AppId, secret::Secret},
+    plan::{
+        belongings::{
+            Sort,
+            sealed::{self, Sealed},
+        },
+        transform::Write,
+    },
+    step::belonging::{ItemEvent, ItemState},
+};
+
+/// What the journal holds of the belongings of one source application.
+#[derive(Debug)]
+pub struct ItemLog {
+    journal: JournalHandle,
+    key: DeviceKey,
+    states: Mutex<BTreeMap<ItemKey, ItemState>>,
+}
+
+impl ItemLog {
+    /// Replays what is recorded.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or holds an illegal sequence.
+    pub async fn open(journal: &JournalHandle, app: &AppId) -> Result<Self, LogError> {
+        let key = DeviceKey::of_application(app);
+        let mut states: BTreeMap<ItemKey, ItemState> = BTreeMap::new();
+        for event in journal.events(&key).await? {
+            let logged: ItemEvent = serde_json::from_slice(&event.body)
+                .map_err(|source| LogError::Event { device: key.to_string(), source })?;
+            let state = states.entry(logged.item().clone()).or_default();
+            *state = state
+                .apply(&logged)
+                .map_err(|source| LogError::Illegal { device: key.to_string(), source })?;
+        }
+        Ok(Self { journal: journal.clone(), key, states: Mutex::new(states) })
+    }
+
+    /// Where one stands.
+    pub fn state(&self, item: &ItemKey) -> ItemState {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).get(item).cloned().unwrap_or_default()
+    }
+
+    /// Those of which something is recorded that goes to this application.
+    pub fn known(&self, target: &AppId) -> Vec<(ItemKey, ItemState)> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = states.iter().filter(|(key, state)| key.is_of(target) && state.seal().is_some());
+        known.map(|(key, state)| (key.clone(), state.clone())).collect()
+    }
+
+    /// Makes an event durable, then moves the state.
+    ///
+    /// # Errors
+    /// When the event is not legal here (nothing is written), or the journal fails.
+    pub async fn record(&self, event: &ItemEvent) -> Result<(), LogError> {
+        let item = event.item();
+        let illegal = |source| LogError::Illegal { device: self.key.to_string(), source };
+        let next = self.state(item).apply(event).map_err(illegal)?;
+        let body = serde_json::to_vec(event)
+            .map_err(|source| LogError::Event { device: self.key.to_string(), source })?;
+        self.journal.append(&self.key, event.name(), body).await?;
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), next);
+        Ok(())
+    }
+
+    /// Seals what was found and what is written.
+    ///
+    /// # Errors
+    /// When the journal fails.
+    pub async fn seal(
+        &self,
+        target_device: &str,
+        found: &DynamicMessage,
+        write: &Write,
+    ) -> Result<u64, LogError> {
+        Ok(self.journal.seal(&self.key, "item", &sealed::to_bytes(target_device, found, write)).await?)
+    }
+
+    /// Seals an API key.
+    ///
+    /// # Errors
+    /// When the journal fails.
+    pub async fn seal_key(&self, secret: &Secret) -> Result<u64, LogError> {
+        Ok(self.journal.seal(&self.key, "item-key", secret.reveal().as_bytes()).await?)
+    }
+
+    /// What was sealed of one, read from disk.
+    ///
+    /// # Errors
+    /// When there is nothing or it cannot be read.
+    pub async fn sealed(&self, sort: &Sort, item: &ItemKey) -> Result<Sealed, LogError> {
+        let bytes = self.unseal(item, self.state(item).seal(), "sealed copy").await?;
+        sealed::from_bytes(sort, &bytes)
+            .map_err(|source| LogError::Snapshot { device: format!("{}: {item}", self.key), source })
+    }
+
+    /// The API key that was made for one, read from disk; `None` when it has none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn key(&self, item: &ItemKey) -> Result<Option<Secret>, LogError> {
+        let state = self.state(item);
+        let Some((_, seal)) = state.key() else { return Ok(None) };
+        let bytes = self.unseal(item, Some(*seal), "sealed API key").await?;
+        let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+        Ok(Some(Secret::new(text.as_str())))
+    }
+
+    async fn unseal(&self, item: &ItemKey, seal: Option<u64>, what: &'static str) -> Result<Plain, LogError> {
+        let id = seal.ok_or_else(|| LogError::Missing { device: format!("{}: {item}", self.key), what })?;
+        Ok(self.journal.unseal(id).await?)
+    }
+
+    /// The name of the API key that a run of this journal makes for one: found again should a run end between making it and
+    /// recording it. At most 50 characters (`rights.proto`): 36, 6 and 8.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn key_name(&self, item: &ItemKey) -> Result<String, LogError> {
+        let run: String = self.journal.read(|j| Ok(j.run_id())).await?.chars().take(8).collect();
+        Ok(format!("{} down {run}", item.id))
+    }
+}

@@ -1,0 +1,186 @@
+//! What belongs to an application besides its devices, carried out: decided and sealed before the first device, created before
+//! it (or, for what one device has, after that device), released once the first device is live, and, where the configuration
+//! says so, paused or deleted at the source once all devices are done. The same code for every kind (`plan::belongings`).
+
+mod back;
+mod carry;
+mod clear;
+mod gather;
+mod log;
+mod verify;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::sync::OnceCell;
+
+use super::{
+    device::Trouble,
+    event::{Event, Outcome, Sink},
+    guarded::Guarded,
+    lock::Lock,
+    log::LogError,
+    run::Job,
+};
+use crate::{
+    journal::JournalHandle,
+    model::{
+        belonging::ItemKey,
+        ids::{AppId, DeviceId},
+    },
+    plan::{
+        belongings::{Decided, Found, ItemPlan, Sort, Verdict},
+        facts::Wishes,
+        finding::{Finding, Kind},
+    },
+    tts::{Stack, belongings::Which},
+};
+
+pub use gather::read;
+use log::ItemLog;
+pub use verify::{VerifiedItem, verify};
+
+/// What was read of the belongings of an application, and what is planned about them.
+#[derive(Debug, Default)]
+pub struct Belongings {
+    /// For people.
+    pub plans: Vec<ItemPlan>,
+    /// Findings about kinds of them.
+    pub findings: Vec<Finding>,
+    /// Those that no earlier run has begun, with what would be written.
+    fresh: Vec<(Found, Decided, Verdict)>,
+    /// The packages that the target has, when it was asked.
+    packages: Option<std::collections::BTreeSet<String>>,
+    /// All devices of the source application, chosen or not.
+    pub(super) devices: Vec<DeviceId>,
+}
+
+impl Belongings {
+    /// True when a run has something to do about them, whatever becomes of devices.
+    pub fn have_work(&self) -> bool {
+        self.plans
+            .iter()
+            .any(|plan| matches!(plan.verdict, Verdict::Create | Verdict::Resume(_) | Verdict::Equal))
+    }
+
+    /// True when the target gets something before the first device.
+    pub fn create(&self) -> bool {
+        self.plans.iter().any(|plan| plan.verdict == Verdict::Create && plan.key.device.is_empty())
+    }
+
+    /// Leaves those alone that no earlier run has begun.
+    pub fn only_begun(&mut self) {
+        let begun = |verdict| matches!(verdict, Verdict::Resume(_) | Verdict::Done);
+        self.plans.retain(|plan| begun(plan.verdict));
+        self.fresh.clear();
+    }
+}
+
+/// Works on the belongings of one pair of applications. Shared by all who work on its devices.
+#[derive(Debug)]
+pub struct Keeper {
+    source: Guarded<Stack>,
+    app: AppId,
+    target: Guarded<Stack>,
+    target_app: AppId,
+    journal: JournalHandle,
+    log: ItemLog,
+    wishes: Wishes,
+    events: Sink,
+    /// The packages that the target has; asked once its application is there.
+    packages: OnceCell<Option<std::collections::BTreeSet<String>>>,
+    /// Set once a device is live on the target.
+    live: OnceCell<()>,
+    outcomes: Mutex<BTreeMap<ItemKey, Outcome>>,
+}
+
+impl Keeper {
+    /// `None` for a source that has no belongings.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn of(
+        job: &Job,
+        journal: &JournalHandle,
+        lock: &Lock,
+        events: &Sink,
+    ) -> Result<Option<Self>, LogError> {
+        let Some(source) = job.source.tts() else { return Ok(None) };
+        Ok(Some(Self {
+            source: Guarded::new(source.stack().clone(), lock.clone()),
+            app: source.app().clone(),
+            target: Guarded::new(job.target.stack().clone(), lock.clone()),
+            target_app: job.target.app().clone(),
+            journal: journal.clone(),
+            log: ItemLog::open(journal, source.app()).await?,
+            wishes: job.wishes.clone(),
+            events: events.clone(),
+            packages: OnceCell::new(),
+            live: OnceCell::new(),
+            outcomes: Mutex::default(),
+        }))
+    }
+
+    /// What became of each of them, by name.
+    pub fn outcomes(&self) -> Vec<(String, Outcome)> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.iter().map(|(key, outcome)| (self.name(key), outcome.clone())).collect()
+    }
+
+    fn name(&self, item: &ItemKey) -> String {
+        format!("{}: {item}", self.target_app)
+    }
+
+    fn there<'a>(&'a self, sort: &'static Sort, item: &'a ItemKey, device: &'a str) -> Which<'a> {
+        Which { sort, app: &self.target_app, device, id: &item.id }
+    }
+
+    fn here<'a>(&'a self, sort: &'static Sort, item: &'a ItemKey) -> Which<'a> {
+        Which { sort, app: &self.app, device: &item.device, id: &item.id }
+    }
+
+    /// Remembers how it ended, and says so when that is no good end.
+    fn ended(&self, item: &ItemKey, outcome: Outcome) {
+        let why = match &outcome {
+            Outcome::Refused(findings) => findings.first().map(ToString::to_string),
+            Outcome::Blocked(finding) => Some(finding.to_string()),
+            Outcome::Stopped(why) => Some(format!("{item}: {why}")),
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.events.send(Event::Note(format!("{}: {why}", self.target_app)));
+        }
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), outcome);
+    }
+
+    /// What became of it, when the work on it has ended so.
+    ///
+    /// # Errors
+    /// Only when the journal failed: then the run must end.
+    fn settle(&self, item: &ItemKey, result: Result<Outcome, Trouble>) -> Result<(), LogError> {
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(Trouble::Refuse(finding)) => Outcome::Refused(vec![finding]),
+            Err(Trouble::Block(finding)) => Outcome::Blocked(finding),
+            Err(Trouble::Retry { why, .. }) => Outcome::Stopped(why),
+            Err(Trouble::Wait(what)) => Outcome::Waiting(what),
+            Err(Trouble::Fatal(error)) => return Err(error),
+        };
+        self.ended(item, outcome);
+        Ok(())
+    }
+}
+
+/// The kind of a recorded one. A journal of a newer version may have kinds that this one does not know.
+fn sort_of(item: &ItemKey) -> Result<&'static Sort, Trouble> {
+    Sort::by_name(&item.sort).ok_or_else(|| {
+        let text = format!("{item}: this version knows no such thing");
+        Trouble::Block(Finding::new(Kind::Refused, text).fix("go on with the version that wrote the journal"))
+    })
+}
+
+fn edited(item: &ItemKey, text: &str, paths: Vec<String>) -> Finding {
+    Finding::new(Kind::ChangedMeanwhile, format!("{item}: {text}")).paths(paths)
+}

@@ -1,0 +1,446 @@
+//! What belongs to an application besides its devices: webhooks, pub/subs, associations of packages, activation settings.
+//!
+//! A kind of them is a [`Sort`]: a table of how it is called, listed, read, set and deleted, and of what in it is never
+//! copied. Everything else is the same for all: [`transform`] decides what is written and what is a finding,
+//! [`differences`] compares, `tts::belongings` calls, `engine::belongings` carries out, `step::belonging` remembers.
+
+pub mod package;
+pub mod pubsub;
+pub mod sealed;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+pub mod webhook;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
+
+use prost_reflect::{DynamicMessage, Value};
+
+use super::{
+    facts::Wishes,
+    finding::{Finding, Kind},
+    transform::Write,
+};
+use crate::{
+    map::{diff, mask, path, rules, unknown},
+    model::{belonging::ItemKey, device::Component, ids::AppId},
+    proto,
+};
+
+/// Every kind, in the order in which they are created.
+pub static SORTS: [&Sort; 5] =
+    [&settings::SETTINGS, &package::DEFAULT, &webhook::WEBHOOK, &pubsub::PUBSUB, &package::DEVICE];
+
+/// A kind of belonging.
+#[derive(Debug)]
+pub struct Sort {
+    /// One of them, in plans and in the journal.
+    pub name: &'static str,
+    /// Many of them.
+    pub plural: &'static str,
+    /// The word of `application.copy` that takes them along.
+    pub copy: &'static str,
+    /// Which server keeps them.
+    pub server: Component,
+    /// Their message.
+    pub message: &'static str,
+    /// What identifies one.
+    pub ids: Ids,
+    /// How all of an application, or of a device, are listed; `None` where there is but one.
+    pub list: Option<Method>,
+    /// How one is read.
+    pub get: Method,
+    /// How one is created or written over: the API makes no difference.
+    pub set: Method,
+    /// How one is deleted.
+    pub delete: Method,
+    /// Paths that are identifiers or the server's own, and never copied.
+    pub left: &'static [&'static str],
+    /// Paths of newer servers that this build knows by name alone, as `map::owner::newer`.
+    pub newer: &'static [&'static str],
+    /// The flag that pauses one, if there is such a thing.
+    pub pause: Option<&'static str>,
+    /// True when it cannot be paused and begins by itself once it is set: then it is set only when the first device is live.
+    pub defers: bool,
+    /// The field that holds an API key of its own deployment: the copy gets a new one.
+    pub key: Option<&'static str>,
+    /// Rights on the application that writing them takes (docs/servers.md, Rights).
+    pub rights: &'static [&'static str],
+    /// True when data goes out by it: `clear.integrations` is about these.
+    pub is_integration: bool,
+    /// What is peculiar to them: findings beyond those that all kinds share.
+    pub look: fn(&DynamicMessage, &Facts) -> Vec<Finding>,
+}
+
+/// A call about a belonging.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// Its full name.
+    pub rpc: &'static str,
+    /// Its request.
+    pub request: &'static str,
+    /// Where the identifiers stand in the request, with a dot at the end; empty when they are the request.
+    pub at: &'static str,
+    /// The field of the belonging in a request to set, of the belongings in the answer of a list.
+    pub field: &'static str,
+}
+
+/// What identifies a belonging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// The application and an ID in this field.
+    Named(&'static str),
+    /// The application and an FPort.
+    Port,
+    /// A device and an FPort.
+    PortOfDevice,
+    /// The application alone.
+    Application,
+}
+
+impl Ids {
+    /// Writes the identifiers below `at`; `device` is the ID on the side that is asked.
+    pub fn write(self, into: &mut DynamicMessage, at: &str, app: &AppId, device: &str, id: &str) {
+        let text = |text: &str| Value::String(text.to_owned());
+        let owner =
+            if self == Self::PortOfDevice { "end_device_ids.application_ids" } else { "application_ids" };
+        path::set(into, &format!("{at}{owner}.application_id"), text(app.as_str()));
+        match self {
+            Self::Named(field) => path::set(into, &format!("{at}{field}"), text(id)),
+            Self::Port | Self::PortOfDevice => {
+                path::set(into, &format!("{at}f_port"), Value::U32(id.parse().unwrap_or(0)));
+            }
+            Self::Application => {}
+        }
+        if self == Self::PortOfDevice {
+            path::set(into, &format!("{at}end_device_ids.device_id"), text(device));
+        }
+    }
+
+    /// The identifier of one that was read.
+    pub fn of(self, message: &DynamicMessage) -> String {
+        match self {
+            Self::Named(field) => path::string(message, &format!("ids.{field}")),
+            Self::Port | Self::PortOfDevice => path::number(message, "ids.f_port").to_string(),
+            Self::Application => String::new(),
+        }
+    }
+}
+
+impl Sort {
+    /// The kind of this name.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        SORTS.into_iter().find(|sort| sort.name == name)
+    }
+
+    /// True for what a device has, and not the application.
+    pub fn is_of_device(&self) -> bool {
+        self.ids == Ids::PortOfDevice
+    }
+
+    /// The mask that reads all of one: the topmost paths, so that fields of newer servers come along, but what is the
+    /// server's own.
+    pub fn whole(&self) -> Vec<String> {
+        let rpc = short(self.list.map_or(self.get.rpc, |list| list.rpc));
+        let top = mask::allowed(rpc).iter().filter(|p| !p.contains('.') && !self.left.contains(p));
+        top.chain(self.newer).map(|p| (*p).to_owned()).collect()
+    }
+
+    /// Paths that are copied: those that can be set.
+    fn settable(&self, path: &str) -> bool {
+        mask::cover(mask::allowed(short(self.set.rpc)), path).is_some()
+    }
+
+    fn is_left(&self, path: &str) -> bool {
+        self.left.iter().any(|left| path::covers(left, path))
+    }
+}
+
+/// A method's name as the table of field masks has it.
+fn short(rpc: &str) -> &str {
+    rpc.strip_prefix("/ttn.lorawan.v3.").unwrap_or(rpc)
+}
+
+/// What the target said of itself that matters here.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Mask paths that its version does not know, by the name of the kind.
+    pub refused: HashMap<&'static str, Vec<String>>,
+    /// The packages that it has; `None` when it was not asked.
+    pub packages: Option<BTreeSet<String>>,
+    /// Providers of pub/subs that it has switched off.
+    pub disabled: Vec<&'static str>,
+    /// The rights of our key on the application; `None` when that is yet to be created.
+    pub rights: Option<BTreeSet<String>>,
+}
+
+/// A belonging as it was found at the source.
+#[derive(Clone)]
+pub struct Found {
+    /// Which.
+    pub key: ItemKey,
+    /// Its kind.
+    pub sort: &'static Sort,
+    /// The device's ID on the target; empty for what the application has.
+    pub target_device: String,
+    /// All of it. Any part may be a secret.
+    pub message: DynamicMessage,
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Found({})", self.key)
+    }
+}
+
+/// What is to be done about a belonging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is created.
+    Create,
+    /// An earlier run began; this one goes on. The word for where it stands.
+    Resume(&'static str),
+    /// An earlier run finished it.
+    Done,
+    /// It is there as it should be, and not by us.
+    Equal,
+    /// Something else is there under its name, and stays.
+    Differs,
+    /// It is not copied: see its findings.
+    Stop,
+}
+
+impl Verdict {
+    /// The word for it in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Resume(_) => "resume",
+            Self::Done => "done",
+            Self::Equal => "equal",
+            Self::Differs => "differs",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// What becomes of a belonging, for people. No secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemPlan {
+    /// Which.
+    pub key: ItemKey,
+    /// What will be done.
+    pub verdict: Verdict,
+    /// Everything worth saying.
+    pub findings: Vec<Finding>,
+}
+
+/// What is written of a belonging.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// Message and paths; the API key is not in it.
+    pub write: Write,
+    /// True when a new API key is made for it.
+    pub wants_key: bool,
+    /// Everything worth saying.
+    pub findings: Vec<Finding>,
+}
+
+impl Decided {
+    /// The finding for which it is not copied.
+    pub fn blocked(&self) -> bool {
+        self.findings.iter().any(Finding::blocks)
+    }
+}
+
+/// Decides what is written to the target for what was found. Every stored path is in the write, in a finding, or in
+/// [`Sort::left`].
+pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
+    let Found { sort, message, .. } = found;
+    let mut findings = common(found, facts);
+    findings.extend((sort.look)(message, facts));
+    let name = &found.key;
+    for finding in &mut findings {
+        finding.text = format!("{name}: {}", finding.text);
+    }
+    let mut findings: Vec<_> = findings.into_iter().map(|f| f.allow(&wishes.allowed)).collect();
+    // What a loss that is allowed names is left out.
+    let lost: Vec<_> = findings.iter().filter(|f| !f.blocks()).flat_map(|f| f.paths.clone()).collect();
+    let is_lost = |p: &str| lost.iter().any(|l| path::covers(l, p) || path::covers(p, l));
+    let kept: Vec<_> = path::stored(message)
+        .into_iter()
+        .filter(|p| !sort.is_left(p) && sort.settable(p) && !is_lost(p))
+        .collect();
+    let wants_key = sort.key.is_some_and(|key| kept.iter().any(|p| p == key));
+    let kept: Vec<_> = kept.into_iter().filter(|p| sort.key != Some(p.as_str())).collect();
+    let mut copy = path::project(message, &kept);
+    if sort.ids != Ids::Application {
+        let target = AppId::unchecked(name.target.clone());
+        sort.ids.write(&mut copy, "ids.", &target, &found.target_device, &name.id);
+    }
+    let mut paths: Vec<String> = Vec::new();
+    for head in kept.iter().filter_map(|p| p.split('.').next()) {
+        if !paths.iter().any(|p| p == head) {
+            paths.push(head.to_owned());
+        }
+    }
+    findings.extend(broken_rules(name, &copy));
+    Decided { write: Write { message: copy, paths }, wants_key, findings }
+}
+
+/// The findings that every kind can have.
+fn common(found: &Found, facts: &Facts) -> Vec<Finding> {
+    let Found { sort, message, .. } = found;
+    let mut findings = Vec::new();
+    let unknown = unknown::find(message);
+    if !unknown.is_empty() {
+        findings.push(
+            Finding::new(Kind::UnknownFields, "the source holds fields that this version does not know")
+                .paths(unknown.iter().map(ToString::to_string))
+                .fix("use a newer stackferry, or allow the loss: allow-loss = [\"unknown-fields\"]"),
+        );
+    }
+    let stored: Vec<_> = path::stored(message).into_iter().filter(|p| !sort.is_left(p)).collect();
+    let refused = facts.refused.get(sort.name).map_or(&[][..], Vec::as_slice);
+    let unsupported: Vec<_> =
+        stored.iter().filter(|p| refused.iter().any(|r| path::covers(r, p))).cloned().collect();
+    if !unsupported.is_empty() {
+        findings.push(
+            Finding::new(Kind::UnsupportedPaths, "the target's version has no place for these")
+                .paths(unsupported)
+                .fix("update the target, or allow the loss: allow-loss = [\"unsupported-paths\"]"),
+        );
+    }
+    let unsettable: Vec<_> = stored.iter().filter(|p| !sort.settable(p)).cloned().collect();
+    if !unsettable.is_empty() {
+        findings.push(Finding::new(Kind::LeftBehind, "no call can set these").paths(unsettable));
+    }
+    if let Some(has) = &facts.rights
+        && !["RIGHT_ALL", "RIGHT_APPLICATION_ALL"].iter().any(|all| has.contains(*all))
+    {
+        let missing = |needed: &[&'static str]| -> Vec<_> {
+            needed.iter().filter(|right| !has.contains(**right)).copied().collect()
+        };
+        let lacks = missing(sort.rights);
+        if !lacks.is_empty() {
+            findings.push(rights("it cannot be written with the API key of the target", &lacks));
+        }
+        let lacks = missing(KEY_RIGHTS);
+        if let Some(key) = sort.key.filter(|key| path::has(message, key))
+            && !lacks.is_empty()
+        {
+            let text = "the API key of the target may not make the key that its downlinks need";
+            findings.push(Finding {
+                fix: rights("", &lacks).fix,
+                ..Finding::new(Kind::DownlinkKey, text).paths([key])
+            });
+        }
+    }
+    findings
+}
+
+/// What making an API key for downlinks takes: nobody can give a right that he does not have.
+pub const KEY_RIGHTS: &[&str] = &["RIGHT_APPLICATION_SETTINGS_API_KEYS", KEY_RIGHT];
+/// The one right of an API key for downlinks, as the Console makes it for webhooks (docs/servers.md, Integrations).
+pub const KEY_RIGHT: &str = "RIGHT_APPLICATION_TRAFFIC_DOWN_WRITE";
+
+fn rights(text: &str, missing: &[&str]) -> Finding {
+    Finding::new(Kind::Rights, format!("{text}: it lacks {}", missing.join(", "))).fix(format!(
+        "in the Console of the target: Applications, API keys: give the key {}",
+        missing.join(", ")
+    ))
+}
+
+/// What the target would refuse, by its own rules.
+fn broken_rules(name: &ItemKey, copy: &DynamicMessage) -> Vec<Finding> {
+    let broken = rules::violations(copy);
+    let findings = broken.iter().map(|broken| {
+        Finding::new(Kind::InvalidField, format!("{name}: the target would refuse it: {}", broken.reason()))
+            .paths([broken.path()])
+            .fix("set it right at the source, or leave the kind out of application.copy")
+    });
+    findings.collect()
+}
+
+/// What is there under the name of a belonging that is none of our making: its verdict, with a finding when it differs.
+pub fn there(found: &Found, decided: &Decided, there: &DynamicMessage) -> (Verdict, Vec<Finding>) {
+    let sort = found.sort;
+    let mut paths = differences(sort, &decided.write, there);
+    if let Some(key) = sort.key {
+        // Whether its key is good cannot be seen; that it is the source's, which is none here, can.
+        let (ours, theirs) = (path::string(&found.message, key), path::string(there, key));
+        paths.retain(|p| p != key);
+        if decided.wants_key == theirs.is_empty() || (decided.wants_key && ours == theirs) {
+            paths.push(key.to_owned());
+        }
+    }
+    if paths.is_empty() {
+        return (Verdict::Equal, Vec::new());
+    }
+    let text = format!("{}: it is on the target already, differs, and stays as it is", found.key);
+    let finding = Finding::new(Kind::IntegrationDiffers, text)
+        .paths(paths)
+        .fix("change it there by hand, or delete it there and run again");
+    (Verdict::Differs, vec![finding])
+}
+
+/// Where what is there is not what is written, by path. Everything that can be set counts, also what only one of them has.
+pub fn differences(sort: &Sort, write: &Write, there: &DynamicMessage) -> Vec<String> {
+    let ours = path::project(&write.message, &write.paths);
+    let found: Vec<_> =
+        path::stored(there).into_iter().filter(|p| !sort.is_left(p) && sort.settable(p)).collect();
+    let differences = diff::diff(&ours, &path::project(there, &found));
+    // Whether an empty message was stored is not ours to tell where the other side has nothing below it either.
+    differences.into_iter().map(|d| d.path).collect()
+}
+
+/// The write with its new API key in place.
+#[must_use]
+pub fn with_key(sort: &Sort, mut write: Write, key: Option<&str>) -> Write {
+    if let (Some(field), Some(key)) = (sort.key, key) {
+        path::set(&mut write.message, field, Value::String(key.to_owned()));
+        write.paths.push(field.to_owned());
+    }
+    write
+}
+
+/// The write as it is until the first device is live: paused.
+#[must_use]
+pub fn paused(sort: &Sort, mut write: Write) -> Write {
+    if let Some(pause) = sort.pause {
+        path::set(&mut write.message, pause, Value::Bool(true));
+        if !write.paths.iter().any(|p| p == pause) {
+            write.paths.push(pause.to_owned());
+        }
+    }
+    write
+}
+
+/// One as it was found, as a write that puts it back where it was, API key and all.
+pub fn as_it_was(sort: &Sort, found: &DynamicMessage) -> Write {
+    let stored: Vec<_> =
+        path::stored(found).into_iter().filter(|p| !sort.is_left(p) && sort.settable(p)).collect();
+    let mut message = path::project(found, &stored);
+    if let (true, Some(ids)) = (sort.ids != Ids::Application, path::child(found, "ids")) {
+        path::set(&mut message, "ids", Value::Message(ids));
+    }
+    let mut paths: Vec<String> =
+        stored.iter().filter_map(|p| Some(p.split('.').next()?.to_owned())).collect();
+    paths.dedup();
+    Write { message, paths }
+}
+
+/// An empty message of this kind.
+pub fn empty(sort: &Sort) -> DynamicMessage {
+    proto::message(sort.message)
+}
+
+/// The finding for a secret that the source keeps to itself.
+fn unreadable(text: &str, paths: &[&str]) -> Finding {
+    Finding::new(Kind::SecretUnreadable, text)
+        .paths(paths.iter().copied())
+        .fix("set it up on the target by hand, or allow the loss: allow-loss = [\"secret-unreadable\"]")
+}

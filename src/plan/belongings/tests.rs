@@ -1,0 +1,225 @@
+//! The planner of belongings: nothing is dropped without a word, what is planned is valid, and what was written is equal.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    map::generate,
+    plan::facts::{IdFrom, SessionMode, Versions},
+};
+
+fn wishes(allowed: &[Kind]) -> Wishes {
+    Wishes {
+        target_app: AppId::unchecked("acme"),
+        session: SessionMode::Auto,
+        abp_reset: Default::default(),
+        frequency_plans: Default::default(),
+        default_frequency_plan: None,
+        id_prefix: String::new(),
+        id_from: IdFrom::Id,
+        id_rename: false,
+        versions: Versions::default(),
+        attributes: Default::default(),
+        allowed: allowed.to_vec(),
+        copy: Default::default(),
+        paused: false,
+    }
+}
+
+fn found(sort: &'static Sort, mut message: DynamicMessage) -> Found {
+    let (device, id) = match sort.ids {
+        Ids::Named(_) => ("", "some-1"),
+        Ids::Port => ("", "199"),
+        Ids::PortOfDevice => ("dev-1", "199"),
+        Ids::Application => ("", ""),
+    };
+    if sort.ids != Ids::Application {
+        sort.ids.write(&mut message, "ids.", &AppId::unchecked("meters"), device, id);
+    }
+    let target_device = if device.is_empty() { "" } else { "acme-dev-1" };
+    let key = ItemKey { target: "acme".into(), sort: sort.name.into(), device: device.into(), id: id.into() };
+    Found { key, sort, target_device: target_device.into(), message }
+}
+
+/// A valid one in which everything is set.
+fn full(sort: &'static Sort, seed: u64) -> Found {
+    let leaves = mask::leaves(short(sort.set.rpc)).into_iter().filter(|p| !sort.is_left(p));
+    let mut message = generate::valid(sort.message, leaves, seed);
+    for at in ["base_url", "provider.nats.server_url", "provider.mqtt.server_url"] {
+        if path::has(&message, at) {
+            path::set(
+                &mut message,
+                at,
+                Value::String("https://user:hidden@example.com/in?token=hidden".into()),
+            );
+        }
+    }
+    for (at, text) in [
+        ("region", "eu-west-1"),
+        ("endpoint_address", "aws.example.com"),
+        ("access_key.access_key_id", "AKIAIOSFODNN7EXAMPLE"),
+        ("assume_role.arn", "arn:aws:iam::123456789012:role/stack"),
+        ("assume_role.external_id", "stack"),
+        ("deployment.default.stack_name", "stack"),
+    ] {
+        if path::has(&message, "provider.aws_iot") {
+            path::set(&mut message, &format!("provider.aws_iot.{at}"), Value::String(text.into()));
+        }
+    }
+    for at in ["kek.encrypted_key", "kek.kek_label", "provider.mqtt.client_id"] {
+        if path::has(&message, at) {
+            path::clear(&mut message, at);
+        }
+    }
+    if path::has(&message, "home_net_id") {
+        path::set(&mut message, "home_net_id", Value::Bytes(vec![0, 0, 0x13].into()));
+    }
+    found(sort, message)
+}
+
+/// What a server holds after the write.
+fn stored(found: &Found, write: &Write) -> DynamicMessage {
+    let mut there = path::project(&write.message, &write.paths);
+    if found.sort.ids != Ids::Application {
+        found.sort.ids.write(
+            &mut there,
+            "ids.",
+            &AppId::unchecked("acme"),
+            &found.target_device,
+            &found.key.id,
+        );
+    }
+    there
+}
+
+#[test]
+fn each_kind_has_its_calls_and_a_name_of_its_own() {
+    let names: BTreeSet<_> = SORTS.iter().map(|sort| sort.name).collect();
+    assert_eq!(names.len(), SORTS.len());
+    for sort in SORTS {
+        for method in [Some(sort.get), Some(sort.set), Some(sort.delete), sort.list].into_iter().flatten() {
+            let known = proto::method(method.rpc).unwrap_or_else(|| panic!("{}", method.rpc));
+            assert_eq!(known.input().name(), method.request, "{}", method.rpc);
+        }
+        assert!(!sort.whole().is_empty(), "{}", sort.name);
+        assert_eq!(Sort::by_name(sort.name).map(|s| s.name), Some(sort.name));
+    }
+}
+
+#[test]
+fn an_api_key_of_the_source_is_never_written() {
+    let hook = full(&webhook::WEBHOOK, 1);
+    let secret = path::string(&hook.message, "downlink_api_key");
+    let decided = transform(&hook, &Facts::default(), &wishes(&[]));
+    assert!(decided.wants_key && !secret.is_empty());
+    assert!(!path::has(&decided.write.message, "downlink_api_key"));
+    let copied = stored(&hook, &with_key(hook.sort, decided.write.clone(), Some(&secret)));
+    let (verdict, findings) = there(&hook, &decided, &copied);
+    assert_eq!(verdict, Verdict::Differs, "the source's key is no key there");
+    assert_eq!(findings[0].paths, ["downlink_api_key"]);
+}
+
+#[test]
+fn without_the_right_to_make_a_key_the_webhook_stops_unless_that_is_allowed() {
+    let hook = full(&webhook::WEBHOOK, 1);
+    let rights = webhook::WEBHOOK.rights.iter().map(|r| (*r).to_owned()).collect();
+    let facts = Facts { rights: Some(rights), ..Facts::default() };
+    let decided = transform(&hook, &facts, &wishes(&[]));
+    assert!(decided.blocked() && decided.findings[0].kind == Kind::DownlinkKey);
+    let decided = transform(&hook, &facts, &wishes(&[Kind::DownlinkKey]));
+    assert!(!decided.blocked() && !decided.wants_key);
+}
+
+#[test]
+fn what_the_target_cannot_take_stops_that_one() {
+    let none = Facts::default();
+    let kind = |decided: Decided| decided.findings.iter().find(|f| f.blocks()).map(|f| f.kind);
+    let mut hook = full(&webhook::WEBHOOK, 2);
+    path::set(&mut hook.message, "base_url", Value::String("no address".into()));
+    assert_eq!(kind(transform(&hook, &none, &wishes(&[]))), Some(Kind::InvalidField));
+
+    let mut mqtt = full(&pubsub::PUBSUB, 1);
+    path::set(&mut mqtt.message, "provider.mqtt.server_url", Value::String("mqtt://a".into()));
+    path::set(&mut mqtt.message, "provider.mqtt.client_id", Value::String("me".into()));
+    assert_eq!(kind(transform(&mqtt, &none, &wishes(&[]))), Some(Kind::SharedClientId));
+    assert_eq!(kind(transform(&mqtt, &none, &wishes(&[Kind::SharedClientId]))), None);
+    let off = Facts { disabled: vec!["mqtt"], ..Facts::default() };
+    assert_eq!(kind(transform(&mqtt, &off, &wishes(&Kind::ALL.to_vec()))), Some(Kind::UnsupportedProvider));
+
+    let package = full(&package::DEVICE, 1);
+    let others = Facts { packages: Some(["other".to_owned()].into()), ..Facts::default() };
+    assert_eq!(kind(transform(&package, &others, &wishes(&[]))), Some(Kind::UnknownPackage));
+
+    let mut settings = full(&settings::SETTINGS, 1);
+    path::clear(&mut settings.message, "kek.key");
+    path::set(&mut settings.message, "kek.encrypted_key", Value::Bytes(vec![1; 16].into()));
+    assert_eq!(kind(transform(&settings, &none, &wishes(&[]))), Some(Kind::SecretUnreadable));
+    let without = transform(&settings, &none, &wishes(&[Kind::SecretUnreadable]));
+    assert!(
+        !without.blocked() && !without.write.paths.iter().any(|p| p.starts_with("kek")),
+        "{:?}",
+        without.write.paths
+    );
+}
+
+#[test]
+fn an_older_target_is_told_only_what_it_knows() {
+    let hook = full(&webhook::WEBHOOK, 3);
+    let facts =
+        Facts { refused: [("webhook", vec!["uplink_normalized".to_owned()])].into(), ..Facts::default() };
+    let stopped = transform(&hook, &facts, &wishes(&[]));
+    assert!(stopped.findings.iter().any(|f| f.blocks() && f.kind == Kind::UnsupportedPaths));
+    let allowed = transform(&hook, &facts, &wishes(&[Kind::UnsupportedPaths]));
+    assert!(!allowed.blocked() && !allowed.write.paths.contains(&"uplink_normalized".to_owned()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_is_dropped_without_a_word(seed: u64, index in 0..SORTS.len(), allow: bool, old: bool) {
+        let sort = SORTS[index];
+        let found = found(sort, generate::message(&proto::descriptor(sort.message), seed));
+        let refused = if old { vec![sort.whole()[0].clone()] } else { Vec::new() };
+        let facts = Facts { refused: [(sort.name, refused)].into(), ..Facts::default() };
+        let decided = transform(&found, &facts, &wishes(if allow { Kind::ALL } else { &[] }));
+        let written = path::stored(&decided.write.message);
+        let said: Vec<_> = decided.findings.iter().flat_map(|f| f.paths.clone()).collect();
+        for path in path::stored(&found.message) {
+            let is_key = sort.key == Some(path.as_str()) && decided.wants_key;
+            let said = said.iter().any(|s| path::covers(s, &path) || path::covers(&path, s));
+            prop_assert!(written.contains(&path) || said || sort.is_left(&path) || is_key, "{path} of {}", sort.name);
+        }
+    }
+
+    #[test]
+    fn what_is_valid_is_planned_written_and_equal_then(seed: u64, index in 0..SORTS.len()) {
+        let sort = SORTS[index];
+        let found = full(sort, seed);
+        let decided = transform(&found, &Facts::default(), &wishes(&[]));
+        prop_assert!(!decided.blocked(), "{:?}", decided.findings);
+        prop_assert_eq!(rules::violation(&decided.write.message), None);
+        let key = decided.wants_key.then_some("NNSXS.NEW.KEY");
+        let write = with_key(sort, decided.write.clone(), key);
+        let after = stored(&found, &write);
+        prop_assert_eq!(differences(sort, &write, &after), Vec::<String>::new());
+        prop_assert_eq!(there(&found, &decided, &after), (Verdict::Equal, vec![]));
+        // Any other value is seen.
+        let head = &write.paths[usize::try_from(seed % write.paths.len() as u64).expect("small")];
+        let mut other = after.clone();
+        path::clear(&mut other, head);
+        prop_assert!(!differences(sort, &write, &other).is_empty(), "{head} of {}", sort.name);
+        prop_assert_eq!(there(&found, &decided, &other).0, Verdict::Differs);
+        // Nothing that may be a secret is in what people see.
+        let shown = format!("{:?} {:?} {:?}", found, decided, there(&found, &decided, &other));
+        prop_assert!(!shown.contains("hidden"), "{shown}");
+    }
+
+    #[test]
+    fn what_goes_back_is_what_was_found(seed: u64, index in 0..SORTS.len()) {
+        let sort = SORTS[index];
+        let found = full(sort, seed);
+        let write = as_it_was(sort, &found.message);
+        prop_assert_eq!(differences(sort, &write, &found.message), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,83 @@
+//! The way back: the target as before, the source untouched.
+
+use prost_reflect::Value;
+use stackferry::{map::path, rehearsal::store::Table};
+
+use super::scene::{TARGET, all_copied, config, everything, held, writes};
+use crate::world::{APP, World, dev};
+
+fn without_the_one_that_stays(world: &World) {
+    for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+        if world.source.record(table, APP, &dev(5)).is_some() {
+            world.source.remove(table, APP, &dev(5));
+        }
+    }
+    world.source.remove(Table::Packages, APP, "dev-00005.197");
+}
+
+#[test]
+fn all_of_it_comes_back_and_goes_again() {
+    for clear in ["nothing", "pause", "delete"] {
+        let world = everything();
+        without_the_one_that_stays(&world);
+        config(&world, "", &format!("[clear]\nmode = \"delete\"\nwhen = \"verified\"\nintegrations = \"{clear}\""));
+        let (source, target) = (held(&world.source), held(&world.target));
+        world.run().expect(0);
+        world.call("rollback", &["--dry-run"]).expect(0).says("around the devices: 11 to take back");
+        world.call("rollback", &["--yes"]).expect(0).says("around the devices: 11 taken back").says("acme removed");
+        assert_eq!(held(&world.source), source, "{clear}");
+        let mut left = held(&world.target);
+        // An application's link goes with it only when it is purged.
+        left.retain(|name, _| !name.starts_with("Links"));
+        assert_eq!(left, target, "{clear}");
+        let before = writes(&world);
+        world.call("rollback", &["--yes"]).expect(0).says("nothing to bring back");
+        assert_eq!(writes(&world), before, "a second rollback writes nothing");
+        world.run().expect(0).says("2 devices moved").says("around the devices: 11 copied");
+    }
+}
+
+#[test]
+fn what_somebody_edited_on_the_target_stays_there() {
+    let world = everything();
+    config(&world, "", "");
+    world.run().expect(0);
+    world.target.edit(Table::Webhooks, TARGET, "hook-main", |hook| {
+        path::set(hook, "format", Value::String("protobuf".into()));
+    });
+    let rolled = world.call("rollback", &["--yes"]).expect(3);
+    assert!(rolled.said().contains("webhook hook-main: it was edited on the target since"), "{}", rolled.said());
+    assert_eq!(world.target.count(Table::Webhooks, TARGET), 1);
+    assert_eq!(super::scene::downlink_keys(&world).len(), 1, "its key is in use");
+    world.target.remove(Table::Webhooks, TARGET, "hook-main");
+    world.call("rollback", &["--yes"]).expect(0).says("acme removed");
+    assert_eq!(super::scene::downlink_keys(&world).len(), 0);
+}
+
+#[test]
+fn one_device_comes_back_with_what_is_its_own_and_nothing_else() {
+    let world = everything();
+    config(&world, "", "[clear]\nmode = \"keys\"");
+    let source = held(&world.source);
+    world.run().expect(0);
+    assert!(world.source.record(Table::Packages, APP, "dev-00001.197").is_none(), "it went with its device");
+    world.call("rollback", &["--yes", "--device", "dev-00001"]).expect(0).says("1 device brought back");
+    let own = world.source.record(Table::Packages, APP, "dev-00001.197").expect("back");
+    assert_eq!(path::string(&own, "package_name"), "lora-cloud-geolocation-v3");
+    assert!(world.target.record(Table::Packages, TARGET, "acme-dev-00001.197").is_none());
+    assert!(world.target.record(Table::Packages, TARGET, "acme-dev-00003.197").is_some());
+    assert_eq!(world.target.count(Table::Webhooks, TARGET), 3);
+    world.run().expect(0).says("1 device moved");
+    world.call("rollback", &["--yes"]).expect(0);
+    assert_eq!(held(&world.source), source);
+    world.run().expect(0);
+    let mut now = held(&world.source);
+    for (name, message) in source {
+        now.entry(name).or_insert(message);
+    }
+    // What the clear took with the devices is compared with what it was.
+    for (name, message) in now.iter().filter(|(name, _)| name.starts_with("Packages")) {
+        world.source.tts.store().put(Table::Packages, name.split_once(' ').expect("both").1, message.clone()).expect("memory");
+    }
+    all_copied(&world);
+}
