@@ -12,7 +12,7 @@ use super::{
     address::Address, devices::Devices, diagnostic::Diagnostics, loss::known_loss, quantity::Rate,
     secret::SecretRef,
 };
-use crate::model::ids::{AppId, DevAddrPrefix, DeviceId, NetId};
+use crate::model::ids::{AppId, DevAddrPrefix, DeviceId, Eui64, NetId};
 
 /// A whole migration.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub journal: Journal,
     /// What moves, in the order of the file; at least one.
     pub applications: Vec<Application>,
+    /// Gateways that are registered at the target.
+    pub gateways: Option<Gateways>,
     /// What changes on the way.
     pub transform: Transform,
     /// Webhooks, pub/subs and packages on the way.
@@ -199,6 +201,71 @@ impl Copy {
     /// The word for it in the file.
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(_, copy)| *copy == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// Gateways that are registered at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateways {
+    /// Which.
+    pub which: WhichGateways,
+    /// Put before every ID.
+    pub id_prefix: String,
+    /// IDs of users and organizations at the source, with those at the target.
+    pub people: BTreeMap<String, String>,
+    /// API keys that are made for each.
+    pub api_keys: Vec<GatewayKey>,
+    /// Where these go.
+    pub keys_file: PathBuf,
+    /// The API key at the source instead of the source's.
+    pub api_key: Option<SecretRef>,
+    /// No more than this.
+    pub max: u64,
+}
+
+/// Which gateways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhichGateways {
+    /// By their IDs, in the file or in another, or by the shape of these.
+    Chosen(Devices),
+    /// All of a user or an organization.
+    Owner(Owner),
+    /// These, of which the source knows nothing.
+    Listed(Vec<ListedGateway>),
+}
+
+/// A gateway as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedGateway {
+    /// Its ID.
+    pub id: String,
+    /// Its EUI.
+    pub eui: Eui64,
+    /// Its frequency plan at the target.
+    pub frequency_plan: String,
+    /// Its name, or nothing.
+    pub name: String,
+}
+
+/// What an API key of a gateway is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GatewayKey {
+    /// To connect to the LNS.
+    Lns,
+    /// To be managed by CUPS.
+    Cups,
+}
+
+impl GatewayKey {
+    /// Every kind with its word in the file.
+    pub const ALL: [(&'static str, Self); 2] = [("lns", Self::Lns), ("cups", Self::Cups)];
+
+    /// The word for it in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Lns => "lns",
+            Self::Cups => "cups",
+        }
     }
 }
 
