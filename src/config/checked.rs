@@ -12,7 +12,10 @@ use super::{
     address::Address, devices::Devices, diagnostic::Diagnostics, loss::known_loss, quantity::Rate,
     secret::SecretRef,
 };
-use crate::model::ids::{AppId, DevAddrPrefix, DeviceId, Eui64, NetId};
+use crate::model::{
+    gateway::GatewayKey,
+    ids::{AppId, DevAddrPrefix, DeviceId, Eui64, NetId},
+};
 
 /// A whole migration.
 #[derive(Debug, Clone)]
@@ -245,28 +248,6 @@ pub struct ListedGateway {
     pub frequency_plan: String,
     /// Its name, or nothing.
     pub name: String,
-}
-
-/// What an API key of a gateway is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GatewayKey {
-    /// To connect to the LNS.
-    Lns,
-    /// To be managed by CUPS.
-    Cups,
-}
-
-impl GatewayKey {
-    /// Every kind with its word in the file.
-    pub const ALL: [(&'static str, Self); 2] = [("lns", Self::Lns), ("cups", Self::Cups)];
-
-    /// The word for it in the file.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Lns => "lns",
-            Self::Cups => "cups",
-        }
-    }
 }
 
 /// Webhooks, pub/subs and packages on the way.

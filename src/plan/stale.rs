@@ -307,7 +307,7 @@ mod tests {
             }],
             devices: vec![device("dev-1"), device("dev-2")],
         };
-        Plan { applications: vec![application] }
+        Plan { applications: vec![application], ..Plan::default() }
     }
 
     fn decided(plan: &Plan) -> Decided {

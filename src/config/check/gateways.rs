@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
-        checked::{GatewayKey, Gateways, ListedGateway, WhichGateways},
+        checked::{Gateways, ListedGateway, WhichGateways},
         diagnostic::{Diagnostic, Place},
         raw::{RawDevices, RawGateway, RawGateways},
         read::{At, StringMap, join},
     },
     Checker,
 };
-use crate::model::ids::{Eui64, is_id};
+use crate::model::{
+    gateway::GatewayKey,
+    ids::{Eui64, is_id},
+};
 
 /// Gateways of a run unless the file says otherwise.
 const MAX: u64 = 100;
