@@ -103,7 +103,7 @@ fn gateways(
         config::WhichGateways::Chosen(chosen) => {
             let chosen = chosen.select(io::stdin());
             match chosen.map_err(|e| Failure::new(Exit::Usage, format!("gateways: {e}"), None))? {
-                config::Selection::All => Which::Glob(vec![glob::Pattern::default()]),
+                config::Selection::All => Which::Glob(glob::Pattern::new("*").into_iter().collect()),
                 config::Selection::Ids(ids) => Which::Ids(ids.iter().map(ToString::to_string).collect()),
                 config::Selection::Glob(globs) => Which::Glob(globs),
             }

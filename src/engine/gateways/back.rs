@@ -1,7 +1,7 @@
 //! The way back: gateways that a run of this journal has made are deleted on the target, unless somebody has edited or connected
 //! them since. The source was never changed.
 
-use super::{GatewayKeeper, MESSAGE, key_item, known, last_write};
+use super::{GatewayKeeper, LNS_SECRET, MESSAGE, key_item, known, last_write};
 use crate::{
     engine::{
         device::{Trouble, retry},
@@ -75,7 +75,11 @@ impl GatewayKeeper<'_> {
             return Ok(false);
         };
         let last = last_write(&self.log, item, &sealed.write).await?;
-        let paths = gateways::differences(&last, &there);
+        let mut paths = gateways::differences(&last, &there);
+        if self.log.state(item).is_open(ItemStep::Remove) {
+            // A rollback was interrupted: it had looked, and the key that CUPS hands out may be gone.
+            paths.retain(|p| !p.starts_with(LNS_SECRET));
+        }
         let unfinished = !self.log.state(item).is_there() && gateways::differences(&sealed.write, &there).is_empty();
         let stays = |text: &str| Finding::new(Kind::ChangedMeanwhile, format!("gateway {}: {text}", item.id));
         if !paths.is_empty() && !unfinished {
@@ -94,12 +98,14 @@ impl GatewayKeeper<'_> {
     async fn remove(&self, item: &ItemKey) -> Result<Outcome, Trouble> {
         let is_there = self.may_go(item).await?;
         let id = self.log.sealed_as(MESSAGE, item).await?.target_device;
+        if is_there {
+            self.record(item, ItemStep::Remove, false).await?;
+        }
         for kind in [GatewayKey::Lns, GatewayKey::Cups] {
             self.remove_key(item, &id, kind, is_there).await?;
         }
         if self.log.state(item).touched(ItemStep::Create) {
             if is_there {
-                self.record(item, ItemStep::Remove, false).await?;
                 if let Err(error) = self.target.delete_gateway(&id).await {
                     self.failed(item, ItemStep::Remove, &error).await?;
                     return Err(retry(error));

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{GatewayKeeper, MESSAGE, is_done, key_item, known, last_write};
+use super::{GatewayKeeper, LNS_SECRET, MESSAGE, is_done, key_item, known, last_write};
 use crate::{
     engine::{
         device::{Trouble, retry, trouble},
         event::Outcome,
         log::LogError,
     },
+    map::path,
     model::{belonging::ItemKey, gateway::GatewayKey},
     plan::{
         belongings::Verdict,
@@ -87,7 +88,9 @@ impl GatewayKeeper<'_> {
         for kind in &self.job.wishes.api_keys {
             self.make_key(&item.id, id, *kind).await?;
         }
-        if self.log.state(item).is_held() && !self.log.state(item).has(ItemStep::Release) {
+        let state = self.log.state(item);
+        // A rollback that was interrupted has taken the key away.
+        if state.is_held() && (!state.has(ItemStep::Release) || state.is_open(ItemStep::Remove)) {
             self.give_lns_secret(item, id, &sealed.write).await?;
         }
         Ok(Outcome::Done)
@@ -215,9 +218,11 @@ impl GatewayKeeper<'_> {
         let last = last_write(&self.log, item, write).await?;
         let look = || async { self.target.side().gateway(id, &gateways::whole()).await.map_err(retry) };
         if self.is_as_written(item, &last, look().await?.as_ref()).is_err() {
-            self.is_as_written(item, write, look().await?.as_ref())?;
+            let mut but_for_it = look().await?;
+            but_for_it.iter_mut().for_each(|there| path::clear(there, LNS_SECRET));
+            self.is_as_written(item, write, but_for_it.as_ref())?;
             self.record(item, ItemStep::Release, false).await?;
-            let only = Write { message: last.message.clone(), paths: vec!["lbs_lns_secret".to_owned()] };
+            let only = Write { message: last.message.clone(), paths: vec![LNS_SECRET.to_owned()] };
             if let Err(error) = self.target.update_gateway(id, &only).await {
                 self.failed(item, ItemStep::Release, &error).await?;
                 return Err(retry(error));

@@ -125,6 +125,20 @@ pub async fn read(
     Ok((plan, fresh))
 }
 
+/// The gateways as the source has them, for a rehearsal.
+///
+/// # Errors
+/// When the source cannot be read.
+pub async fn found(job: &GatewayJob) -> Result<Vec<Found>, RunError> {
+    let mut found = Vec::new();
+    for id in moving(job).await? {
+        if let Read::Found(gateway) = of_source(job, id).await? {
+            found.push(gateway);
+        }
+    }
+    Ok(found)
+}
+
 fn stopped(job: &GatewayJob, id: String, finding: Finding) -> GatewayPlan {
     let target_id = format!("{}{id}", job.wishes.prefix);
     GatewayPlan { id, target_id, eui: None, verdict: Verdict::Stop, keys: Vec::new(), findings: vec![finding] }

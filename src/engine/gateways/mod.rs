@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub use back::GatewayReturn;
-pub use gather::{moving, read};
+pub use gather::{found, moving, read};
 
 /// Which gateways.
 #[derive(Debug, Clone)]
@@ -82,6 +82,8 @@ pub type Fresh = (Found, Decided, Verdict);
 const GATEWAY: &str = "gateway";
 /// The kind of an API key in the journal.
 const KEY: &str = "gateway-key";
+/// What CUPS hands to a gateway.
+const LNS_SECRET: &str = "lbs_lns_secret";
 /// Their message.
 const MESSAGE: &str = "Gateway";
 

@@ -1,0 +1,87 @@
+//! The program is killed at every call about gateways; the same command ends in the same state (S5).
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use stackferry::rehearsal::CallInfo;
+
+use super::scene::{FULL, MANAGED, config, expected, gateway, keys, same, stored, world};
+use crate::world::{Ran, World};
+
+/// Kills the program at the n-th write about gateways, before or after it is applied; true when it came to that.
+fn run_and_kill(world: &World, verb: &str, n: usize, applied: bool) -> bool {
+    let running: Arc<Mutex<Option<Child>>> = Arc::default();
+    let count = Arc::new(Mutex::new(0));
+    let kill = {
+        let (running, count) = (Arc::clone(&running), Arc::clone(&count));
+        move |call: &CallInfo| {
+            if call.is_write && call.rpc().starts_with("Gateway") {
+                let mut count = count.lock().expect("whole");
+                *count += 1;
+                if *count == n
+                    && let Some(child) = &mut *running.lock().expect("whole")
+                {
+                    child.kill().expect("it runs");
+                }
+            }
+        }
+    };
+    if applied {
+        world.target.tts.on_applied(kill);
+    } else {
+        world.target.tts.on_call(move |call| {
+            kill(call);
+            None
+        });
+    }
+    // Held until it is known whom to kill.
+    let mut known = running.lock().expect("whole");
+    let mut command = world.command(verb);
+    *known = Some(command.arg("--yes").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts"));
+    drop(known);
+    while running.lock().expect("whole").as_mut().expect("ours").try_wait().expect("ours").is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let child = running.lock().expect("whole").take().expect("ours");
+    let _ = Ran::of(child.wait_with_output().expect("ended"));
+    world.target.tts.unhook();
+    let count = *count.lock().expect("whole");
+    count >= n
+}
+
+#[test]
+fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
+    let mut kills = 0;
+    for n in 1.. {
+        let world = world();
+        config(&world, "ids = [\"roof-1\", \"roof-2\"]\npeople = { admin = \"admin\" }\napi-keys = [\"lns\", \"cups\"]", "");
+        let there = run_and_kill(&world, "run", n, n % 2 == 0);
+        world.run().expect(0);
+        same(&stored(&world, FULL), &expected(&world, FULL, FULL));
+        for id in [FULL, MANAGED] {
+            assert_eq!(keys(&world.target, id).len(), 2, "one key for each purpose after a kill at call {n}");
+        }
+        let file = world.dir.path().join("gateway-keys.csv");
+        assert_eq!(fs::read_to_string(&file).expect("there").lines().count(), 5);
+        let writes = world.target.writes().len();
+        world.run().expect(0);
+        assert_eq!(world.target.writes().len(), writes, "S6 after a kill at call {n}");
+        let back = run_and_kill(&world, "rollback", n, n % 2 == 1);
+        world.call("rollback", &["--yes"]).expect(0);
+        for id in [FULL, MANAGED] {
+            assert!(stackferry::map::path::has(&gateway(&world.target, id).expect("taken"), "deleted_at"), "{n}");
+            assert_eq!(keys(&world.target, id), []);
+        }
+        fs::remove_file(file).expect("ours");
+        if !there && !back {
+            break;
+        }
+        kills += usize::from(there) + usize::from(back);
+    }
+    println!("gateways: {kills} kills, 0 violations");
+    assert!(kills >= 12, "{kills}");
+}
