@@ -347,16 +347,19 @@ fn contacts(
     wishes: &Wishes,
     findings: &mut Vec<Finding>,
 ) {
+    let mut replaced: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for contact in CONTACTS {
         at::clear(copy, contact);
         let Some((path, id)) = account(found, contact) else { continue };
-        if let Some(to) = wishes.people.get(&id) {
-            at::set(copy, &path, Value::String(to.clone()));
-        } else {
-            let text = format!("{id} is its contact, whom the owner on the target replaces");
-            let finding = Finding::new(Kind::GatewayContact, text).paths([contact]);
-            findings.push(finding.fix(format!("name the target's in gateways.people = {{ \"{id}\" = \"…\" }}")));
+        match wishes.people.get(&id) {
+            Some(to) => at::set(copy, &path, Value::String(to.clone())),
+            None => replaced.entry(id).or_default().push(contact),
         }
+    }
+    for (id, contacts) in replaced {
+        let text = format!("{id} is its contact, whom the owner on the target replaces");
+        let finding = Finding::new(Kind::GatewayContact, text).paths(contacts);
+        findings.push(finding.fix(format!("name the target's in gateways.people = {{ \"{id}\" = \"…\" }}")));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     model::gateway::GatewayKey,
     plan::{
         belongings::Verdict,
+        finding::Finding,
         gateways::{
             GatewayPlan, GatewaysPlan,
             settings::{Settings, UDP_PORT},
@@ -60,15 +61,37 @@ pub(super) fn plan(out: &mut String, plan: &GatewaysPlan) {
             let _ = writeln!(out, "  {} API keys for {word} to be made: {}", paint(GOOD, "+"), made(kind));
         }
     }
-    for finding in plan.findings.iter().chain(plan.gateways.iter().flat_map(|g| &g.findings)) {
-        let _ = writeln!(out, "  {} {finding}", sign_of(finding));
+    for finding in &plan.findings {
+        let _ = writeln!(out, "  {} {finding}", sign(finding.severity));
         fix(out, finding);
     }
+    grouped(out, &plan.gateways);
     let _ = writeln!(out);
 }
 
-fn sign_of(finding: &crate::plan::finding::Finding) -> String {
-    sign(finding.severity)
+/// The findings of gateways; one that many share is said once.
+fn grouped(out: &mut String, gateways: &[GatewayPlan]) {
+    let mut groups: Vec<(Finding, Vec<String>)> = Vec::new();
+    for gateway in gateways {
+        for finding in &gateway.findings {
+            let mut shared = finding.clone();
+            let own = format!("gateway {}: ", gateway.id);
+            shared.text = finding.text.strip_prefix(&own).unwrap_or(&finding.text).to_owned();
+            match groups.iter_mut().find(|(known, _)| *known == shared) {
+                Some((_, names)) => names.push(gateway.id.clone()),
+                None => groups.push((shared, vec![gateway.id.clone()])),
+            }
+        }
+    }
+    groups.sort_by_key(|(finding, _)| std::cmp::Reverse(finding.severity));
+    for (mut finding, names) in groups {
+        finding.text = match names.as_slice() {
+            [one] => format!("gateway {one}: {}", finding.text),
+            all => format!("{} gateways ({}): {}", all.len(), short(names.clone()), finding.text),
+        };
+        let _ = writeln!(out, "  {} {finding}", sign(finding.severity));
+        fix(out, &finding);
+    }
 }
 
 fn short(names: Vec<String>) -> String {

@@ -13,7 +13,7 @@ fn every_field_is_there_and_a_second_run_writes_nothing() {
     let world = world();
     let before: Vec<_> = [FULL, MANAGED].iter().map(|id| gateway(&world.source, id)).collect();
     config(&world, "owner = { user = \"admin\" }\nid = { prefix = \"acme-\" }\npeople = { admin = \"admin\" }", "");
-    let ran = world.run().expect(0).says("gateways: 4 registered");
+    let ran = world.run().expect(0).says("gateways: 5 registered");
     for id in [FULL, "gw-lab-0", "gw-lab-1"] {
         same(&stored(&world, &format!("acme-{id}")), &expected(&world, id, &format!("acme-{id}")));
     }
@@ -24,9 +24,9 @@ fn every_field_is_there_and_a_second_run_writes_nothing() {
     ran.says("cups.uri https://127.0.0.1:443").says("acme-roof-1: EUI 58A0CBFFFE801001; no new API key");
     assert_eq!([FULL, MANAGED].map(|id| gateway(&world.source, id)).to_vec(), before, "the source is only read");
     let writes = (world.source.writes().len(), world.target.writes().len());
-    world.run().expect(0).says("gateways: 4 there before");
+    world.run().expect(0).says("gateways: 5 there before");
     assert_eq!((world.source.writes().len(), world.target.writes().len()), writes, "S6");
-    world.call("verify", &[]).expect(0).says("gateways: 4 as written");
+    world.call("verify", &[]).expect(0).says("gateways: 5 as written");
     let mut edited = gateway(&world.target, "acme-roof-1").expect("there");
     path::set(&mut edited, "description", text("another"));
     world.target.tts.store().put(Table::Gateways, "acme-roof-1", edited).expect("memory");
@@ -102,7 +102,7 @@ fn what_came_to_be_there_meanwhile_is_left_alone() {
 fn a_list_registers_gateways_of_v2() {
     let world = crate::world::v2::V2World::plain(1);
     let list = "[gateways]\nlist = [{ id = \"roof-1\", eui = \"58A0CBFFFE800009\", frequency-plan = \"EU_863_870_TTN\", name = \"Roof\" }]\n";
-    world.config(list);
+    world.config(&format!("{}\n{list}", crate::world::v2::PLAIN));
     world.run().expect(0).says("gateways: 1 registered");
     let there = world.target.tts.store().get(Table::Gateways, "roof-1").cloned().expect("there");
     assert_eq!(path::string(&there, "name"), "Roof");
@@ -111,7 +111,7 @@ fn a_list_registers_gateways_of_v2() {
 
 #[test]
 fn inside_one_deployment_a_gateway_stays() {
-    let mut world = World::one_deployment(&[1]);
+    let world = World::one_deployment(&[1]);
     put(&world.source, super::scene::full(FULL, 1), "admin");
     let before = gateway(&world.source, FULL);
     world.config_to(
@@ -120,5 +120,4 @@ fn inside_one_deployment_a_gateway_stays() {
     );
     world.run().expect(0).says("one deployment, which has it already: it stays as it is");
     assert_eq!(gateway(&world.source, FULL), before);
-    let _ = &mut world;
 }
