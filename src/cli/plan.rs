@@ -42,14 +42,9 @@ pub(super) async fn run(
     let work = async move {
         let sides = connect::sides(&config, &sink).await?;
         let journal = journal_if_there(&config)?;
-        let (plan, _) = run::plan(
-            &sides.jobs,
-            sides.gateways.as_ref(),
-            journal.as_ref(),
-            &connect::pace(&config),
-            &sink,
-        )
-        .await?;
+        let (plan, _) =
+            run::plan(&sides.jobs, sides.gateways.as_ref(), journal.as_ref(), &connect::pace(&config), &sink)
+                .await?;
         if let Some(journal) = journal {
             journal.close().await?;
         }

@@ -83,7 +83,14 @@ async fn carry_out(
 ) -> Result<Option<Summary>, Failure> {
     let stop = Stop::default();
     let lock = Terms::of(journal, config.limits.lock_renewal, arguments.consent.take_over).await?;
-    let rollback = Rollback { journal, pace: connect::pace(config), events: &sink, stop: &stop, lock, gateways: sides.gateways.as_ref() };
+    let rollback = Rollback {
+        journal,
+        pace: connect::pace(config),
+        events: &sink,
+        stop: &stop,
+        lock,
+        gateways: sides.gateways.as_ref(),
+    };
     let jobs = &sides.jobs[..];
     let returns = rollback.survey(jobs, chosen).await?;
     let around = rollback.around(jobs, chosen).await?;

@@ -126,7 +126,8 @@ pub(super) async fn carry_out(
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
         let registers = plan.gateways.have_work();
         let question = || question(going, registers, config, pace.hold);
-        if (going > 0 || registers) && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
+        if (going > 0 || registers) && is_real(config) && !consent.yes && !asked(terminal, "plan", question)?
+        {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
@@ -160,7 +161,8 @@ pub(super) fn asked(
 
 fn question(going: usize, registers: bool, config: &Config, hold: bool) -> String {
     let v2 = is_v2(&config.source);
-    let first = if registers { format!("Register gateways at {}. ", place(&config.target)) } else { String::new() };
+    let first =
+        if registers { format!("Register gateways at {}. ", place(&config.target)) } else { String::new() };
     format!(
         "{first}Move {} from {} to {}? At the source {}.",
         report::plan::devices(going),

@@ -123,7 +123,8 @@ pub async fn application(
     }
     facts.renames = plan::identity::renames(all.iter().map(DeviceId::as_str), &job.wishes);
     mac_defaults(&inputs, job, &mut facts).await?;
-    let heard = inputs.iter().filter_map(|i| Some((i.id.to_string(), Heard::of(&i.found.records.ns.as_ref()?.0))));
+    let heard =
+        inputs.iter().filter_map(|i| Some((i.id.to_string(), Heard::of(&i.found.records.ns.as_ref()?.0))));
     let heard = heard.filter(|(_, heard)| !heard.is_nobody()).collect();
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     findings.extend(plan::others(&devices, &existing));

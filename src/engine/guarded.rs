@@ -54,11 +54,22 @@ impl Lock {
     }
 
     /// As [`Lock::of`], of those of the two applications that are there. `exists`: the target has its application.
-    pub fn of_those_there(job: &Job, exists: bool, terms: &Terms, events: &Sink, abort: &CancellationToken) -> Self {
+    pub fn of_those_there(
+        job: &Job,
+        exists: bool,
+        terms: &Terms,
+        events: &Sink,
+        abort: &CancellationToken,
+    ) -> Self {
         let source = job.source.tts().map(|source| (wire::Side::Source, source.stack(), source.app()));
         let target = exists.then(|| (wire::Side::Target, job.target.stack(), job.target.app()));
         let places = source.into_iter().chain(target);
-        let places = places.map(|(side, stack, app)| Place { side, stack: stack.clone(), app: app.clone(), exists: true });
+        let places = places.map(|(side, stack, app)| Place {
+            side,
+            stack: stack.clone(),
+            app: app.clone(),
+            exists: true,
+        });
         Self::new(terms.clone(), places.collect(), events.clone(), abort.clone())
     }
 

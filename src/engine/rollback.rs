@@ -138,7 +138,8 @@ impl Rollback<'_> {
     /// # Errors
     /// When the journal cannot be read.
     pub async fn gateways(&self, jobs: &[Job], chosen: &Chosen) -> Result<Vec<GatewayReturn>, RunError> {
-        let (Some(gateways), Some(job), true) = (self.gateways, jobs.first(), chosen.takes_everything()) else {
+        let (Some(gateways), Some(job), true) = (self.gateways, jobs.first(), chosen.takes_everything())
+        else {
             return Ok(Vec::new());
         };
         // Looking takes no lock.

@@ -203,12 +203,7 @@ impl Dispatcher<'_> {
     /// # Errors
     /// When the journal fails, an application cannot be created, or the plan clears more than is allowed. What happens
     /// to single devices is in the summary.
-    pub async fn carry_out(
-        &self,
-        jobs: Vec<Job>,
-        plan: &Plan,
-        ready: Ready,
-    ) -> Result<Summary, RunError> {
+    pub async fn carry_out(&self, jobs: Vec<Job>, plan: &Plan, ready: Ready) -> Result<Summary, RunError> {
         let going = plan.count(goes);
         let clears = self.clears(plan);
         let max = self.pace.max_devices;

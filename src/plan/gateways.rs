@@ -4,6 +4,8 @@
 
 pub mod hearing;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,8 +34,15 @@ const SET: &str = "GatewayRegistry/Update";
 /// Paths that only somebody with `RIGHT_GATEWAY_READ_SECRETS` may ask for.
 pub const SECRETS: [&str; 3] = ["lbs_lns_secret", "claim_authentication_code", "target_cups_key"];
 /// Identifiers, what a server stamps, and forms of fields that have a newer one.
-const LEFT: &[&str] =
-    &["ids", "created_at", "updated_at", "deleted_at", "frequency_plan_id", "contact_info", "gateway_server_address"];
+const LEFT: &[&str] = &[
+    "ids",
+    "created_at",
+    "updated_at",
+    "deleted_at",
+    "frequency_plan_id",
+    "contact_info",
+    "gateway_server_address",
+];
 /// Where the source's CUPS sends the gateway.
 const REDIRECT: [&str; 2] = ["target_cups_uri", "target_cups_key"];
 const CONTACTS: [&str; 2] = ["administrative_contact", "technical_contact"];
@@ -190,7 +199,7 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
     for field in REDIRECT {
         at::clear(&mut copy, field);
     }
-    if at::has(&found.message, REDIRECT[0]) {
+    if REDIRECT.iter().any(|field| at::has(&found.message, field)) {
         let text = "the source's CUPS sends it to another CUPS, whose address and key are not copied";
         findings.push(Finding::new(Kind::GatewaySecret, text).paths(REDIRECT));
     }
@@ -201,14 +210,17 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
         let words = format!("its Gateway Server is {} on the target", facts.gateway_server);
         findings.push(Finding::new(Kind::Replaced, words).paths(["gateway_server_address"]));
     }
-    let mut paths: Vec<String> = at::stored(&copy).iter().filter_map(|p| Some(p.split('.').next()?.to_owned())).collect();
+    let mut paths: Vec<String> =
+        at::stored(&copy).iter().filter_map(|p| Some(p.split('.').next()?.to_owned())).collect();
     paths.dedup();
     at::set(&mut copy, "ids.gateway_id", text(&target_id));
     if let Some(eui) = eui(&found.message) {
         at::set(&mut copy, "ids.eui", Value::Bytes(eui.0.to_vec().into()));
     }
     if !is_id(&target_id) {
-        let text = format!("{target_id} is no ID that The Things Stack takes: a-z, 0-9, single dashes, 3 to 36 of them");
+        let text = format!(
+            "{target_id} is no ID that The Things Stack takes: a-z, 0-9, single dashes, 3 to 36 of them"
+        );
         findings.push(Finding::new(Kind::BadId, text).fix("change gateways.id.prefix"));
     } else {
         findings.extend(rules::violations(&copy).iter().map(|broken| {
@@ -261,14 +273,10 @@ fn common(found: &Found) -> Vec<Finding> {
 }
 
 /// Takes out secrets that are of no use on the target; true when a new LNS secret is made.
-fn secrets(
-    found: &Found,
-    copy: &mut DynamicMessage,
-    wishes: &Wishes,
-    findings: &mut Vec<Finding>,
-) -> bool {
+fn secrets(found: &Found, copy: &mut DynamicMessage, wishes: &Wishes, findings: &mut Vec<Finding>) -> bool {
     if !found.secrets {
-        let text = "the API key of the source may not read its secrets: LNS secret and claim code, if it has any";
+        let text =
+            "the API key of the source may not read its secrets: LNS secret and claim code, if it has any";
         findings.push(
             Finding::new(Kind::SecretUnreadable, text)
                 .fix("give the key RIGHT_GATEWAY_READ_SECRETS, or allow the loss: allow-loss = [\"secret-unreadable\"]"),
@@ -276,15 +284,19 @@ fn secrets(
         return wishes.api_keys.contains(&GatewayKey::Lns);
     }
     for secret in ["lbs_lns_secret", "claim_authentication_code.secret"] {
-        if at::has(&found.message, &format!("{secret}.key_id")) && !at::has(copy, &format!("{secret}.value")) {
+        if at::has(&found.message, &format!("{secret}.key_id")) && !at::has(copy, &format!("{secret}.value"))
+        {
             let text = "the source keeps it encrypted and does not tell it";
             let finding = Finding::new(Kind::SecretUnreadable, text).paths([secret]);
-            findings.push(finding.fix("set it on the target by hand, or allow the loss: allow-loss = [\"secret-unreadable\"]"));
+            findings.push(finding.fix(
+                "set it on the target by hand, or allow the loss: allow-loss = [\"secret-unreadable\"]",
+            ));
         }
         // With which key a server encrypts is its own.
         at::clear(copy, &format!("{secret}.key_id"));
     }
-    if at::has(copy, "claim_authentication_code") && !at::has(copy, "claim_authentication_code.secret.value") {
+    if at::has(copy, "claim_authentication_code") && !at::has(copy, "claim_authentication_code.secret.value")
+    {
         at::clear(copy, "claim_authentication_code");
     }
     if !at::has(copy, "lbs_lns_secret.value") {
@@ -341,12 +353,7 @@ fn account(message: &DynamicMessage, contact: &str) -> Option<(String, String)> 
     })
 }
 
-fn contacts(
-    found: &DynamicMessage,
-    copy: &mut DynamicMessage,
-    wishes: &Wishes,
-    findings: &mut Vec<Finding>,
-) {
+fn contacts(found: &DynamicMessage, copy: &mut DynamicMessage, wishes: &Wishes, findings: &mut Vec<Finding>) {
     let mut replaced: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for contact in CONTACTS {
         at::clear(copy, contact);
@@ -463,14 +470,19 @@ pub fn verdict(found: &Found, decided: &Decided, facts: &Facts, there: &There) -
         findings.push(of(Kind::IdTaken, text).fix(other));
     } else if there.deleted && !there.by_us {
         let text = format!("{id} is the ID of a deleted gateway on the target, and stays taken");
-        let fix = format!("restore it there, or have an administrator purge it, or {other}; a restore does not give its EUI back");
+        let fix = format!(
+            "restore it there, or have an administrator purge it, or {other}; a restore does not give its EUI back"
+        );
         findings.push(of(Kind::IdTaken, text).fix(fix));
     }
     if let (Some(eui), Some(holder)) = (eui(&found.message), &there.eui_holder)
         && holder != id
     {
         let text = format!("its EUI {eui} is that of gateway {holder} on the target");
-        findings.push(of(Kind::GatewayEuiTaken, text).fix("delete that gateway there if it is this one, or leave this one out"));
+        findings.push(
+            of(Kind::GatewayEuiTaken, text)
+                .fix("delete that gateway there if it is this one, or leave this one out"),
+        );
     }
     let stopped = findings.iter().chain(&decided.findings).any(Finding::blocks);
     (if stopped { Verdict::Stop } else { Verdict::Create }, findings)

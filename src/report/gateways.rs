@@ -120,7 +120,11 @@ pub(super) fn summary(out: &mut String, gateways: &Registered) {
     let count = |which: fn(&Outcome) -> bool| gateways.outcomes.iter().filter(|(_, o)| which(o)).count();
     let lines: [(String, usize, &str); 3] = [
         (paint(GOOD, "+"), count(|o| *o == Outcome::Done), "registered"),
-        (paint(GOOD, "-"), count(|o| *o == Outcome::RolledBack), "taken back: their IDs stay taken on the target"),
+        (
+            paint(GOOD, "-"),
+            count(|o| *o == Outcome::RolledBack),
+            "taken back: their IDs stay taken on the target",
+        ),
         ("=".to_owned(), count(|o| *o == Outcome::Already), "there before"),
     ];
     for (sign, count, words) in lines.into_iter().filter(|(_, count, _)| *count > 0) {
@@ -149,7 +153,10 @@ fn settings(out: &mut String, all: &[(String, Settings)]) {
     let Some((_, first)) = all.first() else { return };
     let _ = writeln!(out, "  to connect these gateways to the target, change their own settings:");
     let lines = [
-        format!("Semtech UDP: server_address {}, serv_port_up {UDP_PORT}, serv_port_down {UDP_PORT}", first.host),
+        format!(
+            "Semtech UDP: server_address {}, serv_port_up {UDP_PORT}, serv_port_down {UDP_PORT}",
+            first.host
+        ),
         format!("Basics Station, LNS: tc.uri {}, tc.key the key for lns", first.lns_uri()),
         format!("Basics Station, CUPS: cups.uri {}, cups.key the key for cups", first.cups_uri()),
         format!("tc.trust, cups.trust: {}", first.trust()),
@@ -175,7 +182,8 @@ fn settings(out: &mut String, all: &[(String, Settings)]) {
 
 /// The same for programs.
 pub(super) fn summary_json(gateways: &Registered) -> Vec<Value> {
-    let settings = |id: &String| gateways.settings.iter().find(|(of, _)| of == id).map(|(_, s)| settings_json(s));
+    let settings =
+        |id: &String| gateways.settings.iter().find(|(of, _)| of == id).map(|(_, s)| settings_json(s));
     let one = |(id, ended): &(String, Outcome)| {
         let mut body = outcome(ended);
         body["gateway"] = json!(id);
@@ -187,7 +195,8 @@ pub(super) fn summary_json(gateways: &Registered) -> Vec<Value> {
 
 fn settings_json(settings: &Settings) -> Value {
     let key = |kind: GatewayKey| json!({ "id": settings.key(kind), "file": settings.key(kind).map(|_| &settings.keys_file) });
-    let udp = json!({ "server_address": settings.host, "serv_port_up": UDP_PORT, "serv_port_down": UDP_PORT });
+    let udp =
+        json!({ "server_address": settings.host, "serv_port_up": UDP_PORT, "serv_port_down": UDP_PORT });
     json!({
         "target_gateway": settings.id,
         "eui": settings.eui.map(|eui| eui.to_string()),

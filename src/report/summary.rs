@@ -159,8 +159,13 @@ fn listing(out: &mut String, names: &[String]) {
 }
 
 fn next(summary: &Summary, again: &str) -> Option<String> {
-    let all = || summary.devices.iter().map(|(_, o)| o)
-            .chain(summary.belongings.iter().chain(&summary.gateways.outcomes).map(|(_, o)| o));
+    let all = || {
+        summary
+            .devices
+            .iter()
+            .map(|(_, o)| o)
+            .chain(summary.belongings.iter().chain(&summary.gateways.outcomes).map(|(_, o)| o))
+    };
     let ended = |o: &Outcome| {
         matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))
     };

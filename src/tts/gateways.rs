@@ -7,11 +7,7 @@ use prost_reflect::{DynamicMessage, Value};
 use super::{Stack, application::Owner, belongings::NewKey};
 use crate::{
     map::{mask, path},
-    model::{
-        gateway::GatewayKey,
-        ids::Eui64,
-        secret::Secret,
-    },
+    model::{gateway::GatewayKey, ids::Eui64, secret::Secret},
     plan::transform::Write,
     proto,
     wire::{About, Call, Error, Kind, List},
@@ -79,7 +75,9 @@ impl Stack {
         let mut request = proto::message("GetGatewayRequest");
         path::set(&mut request, "gateway_ids", Value::Message(ids(id)));
         let method = "/ttn.lorawan.v3.GatewayRegistry/Get";
-        absent(self.is.unary_masked(method, request, paths, about(id)).await.map(|(answer, _)| answer.message))
+        absent(
+            self.is.unary_masked(method, request, paths, about(id)).await.map(|(answer, _)| answer.message),
+        )
     }
 
     /// The ID of the gateway that has this EUI in the deployment.
@@ -167,7 +165,8 @@ impl Stack {
         path::set(&mut request, "name", Value::String(name.to_owned()));
         path::set(&mut request, "rights", rights(of.rights()));
         let call = Call::create(About::gateway(id));
-        let answer = self.is.unary("/ttn.lorawan.v3.GatewayAccess/CreateAPIKey", request, call).await?.message;
+        let answer =
+            self.is.unary("/ttn.lorawan.v3.GatewayAccess/CreateAPIKey", request, call).await?.message;
         Ok(NewKey { id: path::string(&answer, "id"), secret: Secret::new(path::string(&answer, "key")) })
     }
 
@@ -179,7 +178,8 @@ impl Stack {
         let mut request = proto::message("DeleteGatewayAPIKeyRequest");
         path::set(&mut request, "gateway_ids", Value::Message(ids(id)));
         path::set(&mut request, "key_id", Value::String(key.to_owned()));
-        absent(self.is.unary("/ttn.lorawan.v3.GatewayAccess/DeleteAPIKey", request, about(id)).await).map(drop)
+        absent(self.is.unary("/ttn.lorawan.v3.GatewayAccess/DeleteAPIKey", request, about(id)).await)
+            .map(drop)
     }
 
     /// Whose API key this is, and what it may do.

@@ -80,16 +80,20 @@ impl GatewayKeeper<'_> {
             // A rollback was interrupted: it had looked, and the key that CUPS hands out may be gone.
             paths.retain(|p| !p.starts_with(LNS_SECRET));
         }
-        let unfinished = !self.log.state(item).is_there() && gateways::differences(&sealed.write, &there).is_empty();
+        let unfinished =
+            !self.log.state(item).is_there() && gateways::differences(&sealed.write, &there).is_empty();
         let stays = |text: &str| Finding::new(Kind::ChangedMeanwhile, format!("gateway {}: {text}", item.id));
         if !paths.is_empty() && !unfinished {
             let text = "it was edited on the target since it was registered, and stays there";
-            return Err(Trouble::Block(stays(text).paths(paths).fix("delete it there by hand if nobody needs it")));
+            return Err(Trouble::Block(
+                stays(text).paths(paths).fix("delete it there by hand if nobody needs it"),
+            ));
         }
         if self.target.side().gateway_connection(id).await.map_err(retry)?.is_some() {
             let text = "it has connected to the target, and stays there";
             return Err(Trouble::Block(
-                stays(text).fix("connect it to the source again, delete it there by hand, then roll back again"),
+                stays(text)
+                    .fix("connect it to the source again, delete it there by hand, then roll back again"),
             ));
         }
         Ok(true)
@@ -112,7 +116,10 @@ impl GatewayKeeper<'_> {
                 }
                 // A gateway of ours leaves no other trace than its ID.
                 if self.target.side().gateway(&id, &["ids".to_owned()]).await.map_err(retry)?.is_some() {
-                    return Err(Trouble::Retry { why: "it is still there after it was deleted".into(), maybe_applied: true });
+                    return Err(Trouble::Retry {
+                        why: "it is still there after it was deleted".into(),
+                        maybe_applied: true,
+                    });
                 }
             }
             self.record(item, ItemStep::Remove, true).await?;
@@ -120,7 +127,13 @@ impl GatewayKeeper<'_> {
         self.forget(item).await
     }
 
-    async fn remove_key(&self, of: &ItemKey, id: &str, kind: GatewayKey, is_there: bool) -> Result<(), Trouble> {
+    async fn remove_key(
+        &self,
+        of: &ItemKey,
+        id: &str,
+        kind: GatewayKey,
+        is_there: bool,
+    ) -> Result<(), Trouble> {
         let item = key_item(&of.id, kind);
         let state = self.log.state(&item);
         let open = state.is_open(ItemStep::Key);

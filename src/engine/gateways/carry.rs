@@ -30,11 +30,7 @@ impl GatewayKeeper<'_> {
     ///
     /// # Errors
     /// Only when the journal fails.
-    pub(super) async fn register(
-        &self,
-        plan: &GatewaysPlan,
-        fresh: &[super::Fresh],
-    ) -> Result<(), LogError> {
+    pub(super) async fn register(&self, plan: &GatewaysPlan, fresh: &[super::Fresh]) -> Result<(), LogError> {
         for gateway in &plan.gateways {
             let outcome = match gateway.verdict {
                 Verdict::Done | Verdict::Equal | Verdict::Differs => Outcome::Already,
@@ -109,7 +105,9 @@ impl GatewayKeeper<'_> {
             let paths = gateways::differences(write, there);
             if !paths.is_empty() {
                 let text = format!("gateway {}: {id} came to be on the target meanwhile", item.id);
-                return Err(Trouble::Refuse(Finding::new(Kind::IdTaken, text).paths(paths).fix("look at the plan again")));
+                return Err(Trouble::Refuse(
+                    Finding::new(Kind::IdTaken, text).paths(paths).fix("look at the plan again"),
+                ));
             }
             let seal = self.log.state(item).seal().unwrap_or_default();
             self.log.record(&ItemEvent::Matched { item: item.clone(), seal }).await?;
@@ -158,7 +156,10 @@ impl GatewayKeeper<'_> {
         there: Option<&prost_reflect::DynamicMessage>,
     ) -> Result<(), Trouble> {
         let Some(there) = there else {
-            return Err(Trouble::Retry { why: "it is not there after it was written".into(), maybe_applied: true });
+            return Err(Trouble::Retry {
+                why: "it is not there after it was written".into(),
+                maybe_applied: true,
+            });
         };
         let paths = gateways::differences(write, there);
         if paths.is_empty() {
@@ -166,7 +167,9 @@ impl GatewayKeeper<'_> {
         }
         let text = format!("gateway {}: the target holds something else than what was written", item.id);
         let finding = Finding::new(Kind::NotEqual, text).paths(paths);
-        Err(Trouble::Block(finding.fix("see who works on it, then set it right or delete it there, and run again")))
+        Err(Trouble::Block(
+            finding.fix("see who works on it, then set it right or delete it there, and run again"),
+        ))
     }
 
     /// Makes an API key. The server tells it once: one that was made and not recorded is found by its name, deleted, and made
@@ -243,11 +246,17 @@ impl GatewayKeeper<'_> {
     /// Records the intent of a step, or that it was done.
     pub(super) async fn record(&self, item: &ItemKey, step: ItemStep, done: bool) -> Result<(), LogError> {
         let item = item.clone();
-        let event = if done { ItemEvent::ItemDone { item, step } } else { ItemEvent::ItemIntent { item, step } };
+        let event =
+            if done { ItemEvent::ItemDone { item, step } } else { ItemEvent::ItemIntent { item, step } };
         self.log.record(&event).await
     }
 
-    pub(super) async fn failed(&self, item: &ItemKey, step: ItemStep, error: &wire::Error) -> Result<(), LogError> {
+    pub(super) async fn failed(
+        &self,
+        item: &ItemKey,
+        step: ItemStep,
+        error: &wire::Error,
+    ) -> Result<(), LogError> {
         let maybe_applied = error.outcome() == wire::Outcome::Unknown;
         let (item, why) = (item.clone(), error.message().to_owned());
         self.log.record(&ItemEvent::ItemFailed { item, step, maybe_applied, why }).await
@@ -268,7 +277,9 @@ fn refused(item: &ItemKey, error: &wire::Error) -> Trouble {
         }
         wire::Kind::Denied { .. } => {
             let text = format!("the target refused it: {}", error.message());
-            Trouble::Refuse(of(Kind::Rights, &text).fix("use an API key of the owner with the right to create gateways"))
+            Trouble::Refuse(
+                of(Kind::Rights, &text).fix("use an API key of the owner with the right to create gateways"),
+            )
         }
         _ => trouble(error),
     }

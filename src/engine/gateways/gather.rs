@@ -93,10 +93,18 @@ pub async fn read(
             }
         };
         let decided = gateways::transform(&found, &facts, &job.wishes);
-        let there = if one_deployment { There::default() } else { there(job, log.as_ref(), &found, &decided.target_id, &deleted).await? };
+        let there = if one_deployment {
+            There::default()
+        } else {
+            there(job, log.as_ref(), &found, &decided.target_id, &deleted).await?
+        };
         let (verdict, more) = gateways::verdict(&found, &decided, &facts, &there);
         // What stays as it is, or is there already, needs no words about what would be written.
-        let mut findings = if verdict == Verdict::Create || verdict == Verdict::Stop { decided.findings.clone() } else { Vec::new() };
+        let mut findings = if verdict == Verdict::Create || verdict == Verdict::Stop {
+            decided.findings.clone()
+        } else {
+            Vec::new()
+        };
         findings.extend(more);
         plan.gateways.push(GatewayPlan {
             id: found.id.clone(),
@@ -141,7 +149,14 @@ pub async fn found(job: &GatewayJob) -> Result<Vec<Found>, RunError> {
 
 fn stopped(job: &GatewayJob, id: String, finding: Finding) -> GatewayPlan {
     let target_id = format!("{}{id}", job.wishes.prefix);
-    GatewayPlan { id, target_id, eui: None, verdict: Verdict::Stop, keys: Vec::new(), findings: vec![finding] }
+    GatewayPlan {
+        id,
+        target_id,
+        eui: None,
+        verdict: Verdict::Stop,
+        keys: Vec::new(),
+        findings: vec![finding],
+    }
 }
 
 /// A gateway whole; without its secrets where the key may not read these.
@@ -178,7 +193,9 @@ async fn of_source(job: &GatewayJob, id: String) -> Result<Read, RunError> {
 async fn deleted(job: &GatewayJob) -> Result<BTreeSet<String>, RunError> {
     match job.target.gateways(job.owner.as_ref(), &["ids".to_owned()], true).await {
         Ok(listed) => Ok(listed.iter().map(|g| path::string(g, "ids.gateway_id")).collect()),
-        Err(error) if matches!(error.kind(), wire::Kind::Denied { .. } | wire::Kind::NotFound) => Ok(BTreeSet::new()),
+        Err(error) if matches!(error.kind(), wire::Kind::Denied { .. } | wire::Kind::NotFound) => {
+            Ok(BTreeSet::new())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -207,9 +224,12 @@ async fn there(
 async fn look(target: &Stack, id: &str) -> Result<(Option<prost_reflect::DynamicMessage>, bool), RunError> {
     match target.gateway(id, &gateways::whole()).await {
         Ok(found) => Ok((found, false)),
-        Err(error) if matches!(error.kind(), wire::Kind::Denied { .. } | wire::Kind::Invalid { .. }) => {
-            Ok((None, matches!(error.kind(), wire::Kind::Denied { .. })))
+        // Rights are asked for before the gateway is looked up; what is public tells whether there is one.
+        Err(error) if matches!(error.kind(), wire::Kind::Denied { .. }) => {
+            Ok((None, target.gateway(id, &["name".to_owned()]).await?.is_some()))
         }
+        // No ID: the plan says so.
+        Err(error) if matches!(error.kind(), wire::Kind::Invalid { .. }) => Ok((None, false)),
         Err(error) => Err(error.into()),
     }
 }
@@ -226,7 +246,8 @@ async fn rights(job: &GatewayJob) -> Result<Option<Finding>, RunError> {
         return Ok(None);
     }
     let Some(account) = &me.account else {
-        let text = "the API key of the target is not that of a user or an organization: it cannot register gateways";
+        let text =
+            "the API key of the target is not that of a user or an organization: it cannot register gateways";
         return Ok(Some(Finding::new(Kind::Rights, text).fix("use an API key of the owner")));
     };
     let mut needed = vec![match owner {
@@ -248,7 +269,8 @@ async fn rights(job: &GatewayJob) -> Result<Option<Finding>, RunError> {
         let kind = right.split('_').nth(1).unwrap_or_default();
         me.rights.contains("RIGHT_ALL") || me.rights.contains(&format!("RIGHT_{kind}_ALL"))
     };
-    let missing: Vec<_> = needed.into_iter().filter(|right| !me.rights.contains(*right) && !all(right)).collect();
+    let missing: Vec<_> =
+        needed.into_iter().filter(|right| !me.rights.contains(*right) && !all(right)).collect();
     Ok((!missing.is_empty()).then(|| {
         Finding::new(Kind::Rights, "the API key of the target lacks rights to register gateways")
             .paths(missing)

@@ -22,7 +22,9 @@ impl GatewayKeeper<'_> {
         let mut any = false;
         for (gateway, _) in known(&self.log) {
             for (item, state) in self.log.known(&nowhere()).into_iter().filter(|(item, _)| item.sort == KEY) {
-                let Some((of, kind)) = item.id.split_once('/').filter(|(of, _)| *of == gateway.id) else { continue };
+                let Some((of, kind)) = item.id.split_once('/').filter(|(of, _)| *of == gateway.id) else {
+                    continue;
+                };
                 let Some((id, _)) = state.key() else { continue };
                 let Some(secret) = self.log.key(&item).await? else { continue };
                 let sealed = self.log.sealed_as(MESSAGE, &gateway).await?;

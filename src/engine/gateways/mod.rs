@@ -29,8 +29,8 @@ use crate::{
     model::{belonging::ItemKey, gateway::GatewayKey, ids::AppId},
     plan::{
         belongings::Verdict,
-        transform::Write,
         gateways::{self, Decided, Found, GatewaysPlan, Wishes, settings::Settings},
+        transform::Write,
     },
     step::belonging::{ItemState, ItemStep},
     tts::{Stack, application::Owner},
@@ -157,7 +157,8 @@ pub async fn verify(job: &GatewayJob, journal: &JournalHandle) -> Result<Vec<Ver
             continue;
         }
         let sealed = log.sealed_as(MESSAGE, &item).await?;
-        let write = if state.is_there() { last_write(&log, &item, &sealed.write).await? } else { sealed.write };
+        let write =
+            if state.is_there() { last_write(&log, &item, &sealed.write).await? } else { sealed.write };
         let there = job.target.gateway(&sealed.target_device, &gateways::whole()).await?;
         let differences = match there {
             Some(there) => gateways::differences(&write, &there),
@@ -256,7 +257,10 @@ impl<'a> GatewayKeeper<'a> {
                 keys: [GatewayKey::Lns, GatewayKey::Cups].into_iter().filter_map(id).collect(),
                 keys_file: self.job.keys_file.display().to_string(),
                 ca: self.job.ca.clone(),
-                authenticated: crate::map::path::flag(&sealed.write.message, "require_authenticated_connection"),
+                authenticated: crate::map::path::flag(
+                    &sealed.write.message,
+                    "require_authenticated_connection",
+                ),
             };
             all.push((item.id, settings));
         }

@@ -65,7 +65,8 @@ pub fn findings(
     let goes = |d: &&DevicePlan| matches!(d.verdict, Verdict::Move | Verdict::Resume(_));
     let of = |d: &DevicePlan| heard.get(d.id.as_str()).cloned().unwrap_or_default();
     let moves = |h: &Heard| h.gateways.intersection(moving).next().is_some();
-    let known: Vec<_> = devices.iter().filter(goes).map(|d| (d, of(d))).filter(|(_, h)| !h.is_nobody()).collect();
+    let known: Vec<_> =
+        devices.iter().filter(goes).map(|d| (d, of(d))).filter(|(_, h)| !h.is_nobody()).collect();
     let mut findings = Vec::new();
     if !known.is_empty() {
         let (on_the_way, left): (Vec<_>, Vec<_>) = known.iter().partition(|(_, h)| moves(h));
@@ -83,7 +84,8 @@ pub fn findings(
     let deaf: Vec<_> = known.iter().filter(|(d, h)| keeps(d) && !moves(h)).collect();
     let outside: Vec<_> = deaf.iter().filter(|(d, _)| is_outside(d)).collect();
     // Those that no roaming brings in come first.
-    let mut worst: Vec<_> = deaf.iter().map(|(d, h)| (!is_outside(d), d.activation == Activation::Otaa, d, h)).collect();
+    let mut worst: Vec<_> =
+        deaf.iter().map(|(d, h)| (!is_outside(d), d.activation == Activation::Otaa, d, h)).collect();
     worst.sort_by_key(|(inside, otaa, d, _)| (*inside, *otaa, d.id.clone()));
     if !deaf.is_empty() {
         let names = worst.iter().map(|(_, _, d, h)| {

@@ -45,7 +45,8 @@ impl Settings {
     pub fn trust(&self) -> String {
         match &self.ca {
             Some(ca) => format!("the certificates in {ca}"),
-            None => "the certificate of the public authority that signed the target's, such as ISRG Root X1".to_owned(),
+            None => "the certificate of the public authority that signed the target's, such as ISRG Root X1"
+                .to_owned(),
         }
     }
 

@@ -12,9 +12,15 @@ fn is_deleted(world: &crate::world::World, id: &str) -> bool {
 #[test]
 fn a_rollback_deletes_them_and_the_next_run_takes_them_again() {
     let world = world();
-    config(&world, "ids = [\"roof-1\", \"roof-2\"]\npeople = { admin = \"admin\" }\napi-keys = [\"lns\"]", "");
+    config(
+        &world,
+        "ids = [\"roof-1\", \"roof-2\"]\npeople = { admin = \"admin\" }\napi-keys = [\"lns\"]",
+        "",
+    );
     world.run().expect(0);
-    world.call("rollback", &["--dry-run"]).expect(0).says("gateways to be deleted on the target, with their API keys: 2 (roof-1, roof-2); their IDs stay taken");
+    world.call("rollback", &["--dry-run"]).expect(0).says(
+        "gateways to be deleted on the target, with their API keys: 2 (roof-1, roof-2); their IDs stay taken",
+    );
     assert!(!is_deleted(&world, FULL));
     world.call("rollback", &["--yes"]).expect(0).says("gateways: 2 taken back");
     for id in [FULL, MANAGED] {
@@ -45,7 +51,9 @@ fn one_that_was_edited_or_has_connected_stays() {
     path::set(&mut stats, "uplink_count", Value::U64(3));
     world.target.tts.store().put(Table::Connections, MANAGED, stats).expect("memory");
     let ran = world.call("rollback", &["--yes"]).expect(3);
-    ran.says("gateway roof-1: it was edited on the target").says("gateway roof-2: it has connected to the target").says("gateways: 1 taken back");
+    ran.says("gateway roof-1: it was edited on the target")
+        .says("gateway roof-2: it has connected to the target")
+        .says("gateways: 1 taken back");
     assert!(!is_deleted(&world, FULL) && !is_deleted(&world, MANAGED) && is_deleted(&world, "gw-lab-0"));
     world.target.tts.store().remove(Table::Connections, MANAGED).expect("memory");
     world.call("rollback", &["--yes"]).expect(3).says("gateways: 1 taken back");

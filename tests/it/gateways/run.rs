@@ -12,7 +12,11 @@ use crate::world::World;
 fn every_field_is_there_and_a_second_run_writes_nothing() {
     let world = world();
     let before: Vec<_> = [FULL, MANAGED].iter().map(|id| gateway(&world.source, id)).collect();
-    config(&world, "owner = { user = \"admin\" }\nid = { prefix = \"acme-\" }\npeople = { admin = \"admin\" }", "");
+    config(
+        &world,
+        "owner = { user = \"admin\" }\nid = { prefix = \"acme-\" }\npeople = { admin = \"admin\" }",
+        "",
+    );
     let ran = world.run().expect(0).says("gateways: 5 registered");
     for id in [FULL, "gw-lab-0", "gw-lab-1"] {
         same(&stored(&world, &format!("acme-{id}")), &expected(&world, id, &format!("acme-{id}")));
@@ -22,7 +26,11 @@ fn every_field_is_there_and_a_second_run_writes_nothing() {
     same(&stored(&world, "acme-roof-2"), &managed);
     let ran = ran.says("server_address 127.0.0.1, serv_port_up 1700").says("tc.uri wss://127.0.0.1:8887");
     ran.says("cups.uri https://127.0.0.1:443").says("acme-roof-1: EUI 58A0CBFFFE801001; no new API key");
-    assert_eq!([FULL, MANAGED].map(|id| gateway(&world.source, id)).to_vec(), before, "the source is only read");
+    assert_eq!(
+        [FULL, MANAGED].map(|id| gateway(&world.source, id)).to_vec(),
+        before,
+        "the source is only read"
+    );
     let writes = (world.source.writes().len(), world.target.writes().len());
     world.run().expect(0).says("gateways: 5 there before");
     assert_eq!((world.source.writes().len(), world.target.writes().len()), writes, "S6");
@@ -36,8 +44,17 @@ fn every_field_is_there_and_a_second_run_writes_nothing() {
 #[test]
 fn api_keys_have_the_least_rights_and_are_in_the_file_alone() {
     let world = world();
-    config(&world, "ids = [\"roof-1\", \"roof-2\"]\napi-keys = [\"cups\", \"lns\"]\nkeys-file = \"new-keys.csv\"", "");
-    world.run().expect(0).says("the new LNS API key takes its place").says("the keys are in ").says("lns key ");
+    config(
+        &world,
+        "ids = [\"roof-1\", \"roof-2\"]\napi-keys = [\"cups\", \"lns\"]\nkeys-file = \"new-keys.csv\"",
+        "",
+    );
+    world
+        .run()
+        .expect(0)
+        .says("the new LNS API key takes its place")
+        .says("the keys are in ")
+        .says("lns key ");
     let file = world.dir.path().join("new-keys.csv");
     let mode = fs::metadata(&file).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -51,12 +68,18 @@ fn api_keys_have_the_least_rights_and_are_in_the_file_alone() {
         let store = world.target.tts.store();
         for (_, key) in store.iter(Table::ApiKeys).filter(|(key, _)| key.starts_with(&format!("gtw:{id}/"))) {
             let line = held.lines().find(|line| line.contains(&path::string(key, "id"))).expect("a line");
-            assert!(line.starts_with(&format!("{id},58A0CBFFFE80")) && line.ends_with(&path::string(key, "key")));
+            assert!(
+                line.starts_with(&format!("{id},58A0CBFFFE80")) && line.ends_with(&path::string(key, "key"))
+            );
         }
     }
     let lns = held.lines().find(|line| line.starts_with("roof-2") && line.contains(",lns,")).expect("a line");
     let secret = path::bytes(&gateway(&world.target, MANAGED).expect("there"), "lbs_lns_secret.value");
-    assert_eq!(String::from_utf8_lossy(&secret), lns.rsplit(',').next().expect("a key"), "CUPS hands out the new key");
+    assert_eq!(
+        String::from_utf8_lossy(&secret),
+        lns.rsplit(',').next().expect("a key"),
+        "CUPS hands out the new key"
+    );
     let kept = path::bytes(&gateway(&world.target, FULL).expect("there"), "lbs_lns_secret.value");
     assert_eq!(kept, b"canary-lns-of-roof-1", "a secret that is no key of the source goes along");
     let writes = world.target.writes().len();
@@ -72,7 +95,8 @@ fn json_has_the_settings_of_each() {
     let world = world();
     config(&world, "ids = [\"roof-1\"]\napi-keys = [\"lns\"]", "");
     let ran = world.call("run", &["--yes", "--output", "json"]).expect(0);
-    let last: serde_json::Value = serde_json::from_str(ran.out.lines().last().expect("a line")).expect("JSON");
+    let last: serde_json::Value =
+        serde_json::from_str(ran.out.lines().last().expect("a line")).expect("JSON");
     let one = &last["gateways"][0];
     assert_eq!((one["gateway"].as_str(), one["outcome"].as_str()), (Some("roof-1"), Some("done")));
     let settings = &one["settings"];
@@ -91,7 +115,13 @@ fn what_came_to_be_there_meanwhile_is_left_alone() {
     // The plan sees nothing of it: a deleted gateway of somebody else.
     let mut deleted = super::scene::full(FULL, 9);
     path::clear(&mut deleted, "ids.eui");
-    path::set(&mut deleted, "deleted_at", gateway(&world.source, "gw-lab-0").and_then(|g| path::get(&g, "created_at").map(std::borrow::Cow::into_owned)).expect("a time"));
+    path::set(
+        &mut deleted,
+        "deleted_at",
+        gateway(&world.source, "gw-lab-0")
+            .and_then(|g| path::get(&g, "created_at").map(std::borrow::Cow::into_owned))
+            .expect("a time"),
+    );
     put(&world.target, deleted.clone(), "somebody");
     world.run().expect(3).says("its ID is taken on the target").says("gateways: 1 registered");
     let there = gateway(&world.target, FULL).expect("as it was");
@@ -106,7 +136,10 @@ fn a_list_registers_gateways_of_v2() {
     world.run().expect(0).says("gateways: 1 registered");
     let there = world.target.tts.store().get(Table::Gateways, "roof-1").cloned().expect("there");
     assert_eq!(path::string(&there, "name"), "Roof");
-    assert_eq!(path::get(&there, "frequency_plan_ids").as_deref(), Some(&Value::List(vec![text("EU_863_870_TTN")])));
+    assert_eq!(
+        path::get(&there, "frequency_plan_ids").as_deref(),
+        Some(&Value::List(vec![text("EU_863_870_TTN")]))
+    );
 }
 
 #[test]

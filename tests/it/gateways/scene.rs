@@ -17,6 +17,8 @@ pub const FULL: &str = "roof-1";
 pub const MANAGED: &str = "roof-2";
 /// Devices that move.
 pub const MOVED: [usize; 2] = [1, 3];
+/// The one that moves where it does not matter which.
+pub const ONE: usize = 1;
 
 pub fn text(text: &str) -> Value {
     Value::String(text.to_owned())
@@ -40,7 +42,8 @@ pub fn put(side: &Side, mut gateway: DynamicMessage, owner: &str) {
 /// A gateway in which every field that a server keeps is set.
 pub fn full(id: &str, seed: u64) -> DynamicMessage {
     let not = |p: &str| {
-        let own = ["ids", "created_at", "updated_at", "deleted_at", "contact_info", "version_ids.runtime_version"];
+        let own =
+            ["ids", "created_at", "updated_at", "deleted_at", "contact_info", "version_ids.runtime_version"];
         let later = ["frequency_plan_id", "target_cups_uri", "target_cups_key", "administrative_contact"];
         let more = ["technical_contact", "lbs_lns_secret.key_id", "claim_authentication_code.secret.key_id"];
         own.iter().chain(&later).chain(&more).any(|o| path::covers(o, p))
@@ -48,11 +51,23 @@ pub fn full(id: &str, seed: u64) -> DynamicMessage {
     let leaves = mask::leaves("GatewayRegistry/Get").into_iter().filter(|p| !not(p));
     let mut gateway = generate::valid("Gateway", leaves, seed);
     path::set(&mut gateway, "ids.gateway_id", text(id));
-    path::set(&mut gateway, "ids.eui", Value::Bytes(vec![0x58, 0xa0, 0xcb, 0xff, 0xfe, 0x80, 0x10, seed as u8].into()));
+    path::set(
+        &mut gateway,
+        "ids.eui",
+        Value::Bytes(vec![0x58, 0xa0, 0xcb, 0xff, 0xfe, 0x80, 0x10, seed as u8].into()),
+    );
     path::set(&mut gateway, "frequency_plan_ids", Value::List(vec![text("EU_863_870_TTN")]));
     path::set(&mut gateway, "gateway_server_address", text("gs.source.example"));
-    path::set(&mut gateway, "lbs_lns_secret.value", Value::Bytes(format!("canary-lns-of-{id}").into_bytes().into()));
-    path::set(&mut gateway, "claim_authentication_code.secret.value", Value::Bytes(format!("canaryclaim{seed}").into_bytes().into()));
+    path::set(
+        &mut gateway,
+        "lbs_lns_secret.value",
+        Value::Bytes(format!("canary-lns-of-{id}").into_bytes().into()),
+    );
+    path::set(
+        &mut gateway,
+        "claim_authentication_code.secret.value",
+        Value::Bytes(format!("canaryclaim{seed}").into_bytes().into()),
+    );
     for (at, seconds) in [("valid_from", 1_700_000_000), ("valid_to", 1_900_000_000)] {
         let mut time = proto::message("google.protobuf.Timestamp");
         path::set(&mut time, "seconds", Value::I64(seconds));
@@ -61,9 +76,15 @@ pub fn full(id: &str, seed: u64) -> DynamicMessage {
     gateway
 }
 
-/// Two deployments; the source has two gateways of its administrator and the two of the fixture.
+/// Two deployments; the source has two gateways of its administrator and those of the fixture.
 pub fn world() -> World {
     let world = World::some(&MOVED);
+    fill(&world);
+    world
+}
+
+/// Puts the gateways there.
+fn fill(world: &World) {
     put(&world.source, full(FULL, 1), "admin");
     let mut managed = full(MANAGED, 2);
     let key = "NNSXS.CANARYKEYOFTHESOURCE2345.CANARYSECRETOFTHELNS234567ABCDEFGHIJKLMN";
@@ -80,12 +101,17 @@ pub fn world() -> World {
         path::set(&mut gateway, "lbs_lns_secret.value", Value::Bytes(secret.into_bytes().into()));
         put(&world.source, gateway, "admin");
     }
-    world
 }
 
 /// The configuration with these gateways, and all that the devices of the fixture need.
 pub fn config(world: &World, gateways: &str, more: &str) {
-    let devices = MOVED.map(|n| format!("\"{}\"", dev(n))).join(", ");
+    config_for(world, &[ONE], gateways, more);
+}
+
+/// As [`config`], for these devices.
+pub fn config_for(world: &World, devices: &[usize], gateways: &str, more: &str) {
+    let devices: Vec<_> = devices.iter().map(|n| format!("\"{}\"", dev(*n))).collect();
+    let devices = devices.join(", ");
     let text = format!(
         "devices = {{ ids = [{devices}] }}\n[gateways]\n{gateways}\n[transform]\nsession = \"keep\"\n\
          allow-loss = [\"picture\", \"queued-downlinks\"]\n{more}\n"
@@ -119,7 +145,14 @@ pub fn expected(world: &World, id: &str, target_id: &str) -> DynamicMessage {
     let mut gateway = gateway(&world.source, id).expect("it is there");
     path::set(&mut gateway, "ids.gateway_id", text(target_id));
     path::set(&mut gateway, "gateway_server_address", text("127.0.0.1"));
-    for gone in ["frequency_plan_id", "contact_info", "target_cups_uri", "target_cups_key", "created_at", "updated_at"] {
+    for gone in [
+        "frequency_plan_id",
+        "contact_info",
+        "target_cups_uri",
+        "target_cups_key",
+        "created_at",
+        "updated_at",
+    ] {
         path::clear(&mut gateway, gone);
     }
     gateway
