@@ -34,7 +34,8 @@ pub(super) fn plan(out: &mut String, plan: &GatewaysPlan) {
         return;
     }
     let _ = writeln!(out, "{}", paint(HEAD, "gateways"));
-    let lines: [(fn(Verdict) -> bool, String, &str); 5] = [
+    type Which = fn(Verdict) -> bool;
+    let lines: [(Which, String, &str); 5] = [
         (|v| v == Verdict::Create, paint(GOOD, "+"), "to be registered"),
         (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with"),
         (|v| matches!(v, Verdict::Done | Verdict::Equal), "=".into(), "there"),
