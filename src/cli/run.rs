@@ -124,10 +124,11 @@ pub(super) async fn carry_out(
             planned.check(&now).map_err(|stale| Failure::new(Exit::Usage, stale, Some(hint)))?;
         }
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
+        let around = ready.applications.iter().map(|ready| ready.belongings.changes()).sum();
         let registers = plan.gateways.have_work();
-        let question = || question(going, registers, config, pace.hold);
-        if (going > 0 || registers) && is_real(config) && !consent.yes && !asked(terminal, "plan", question)?
-        {
+        let question = || question((going, around, registers), config, pace.hold);
+        let changes = going + around > 0 || registers;
+        if changes && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
@@ -159,12 +160,13 @@ pub(super) fn asked(
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
 }
 
-fn question(going: usize, registers: bool, config: &Config, hold: bool) -> String {
+fn question((going, around, registers): (usize, usize, bool), config: &Config, hold: bool) -> String {
     let v2 = is_v2(&config.source);
+    let around = if around > 0 { format!(", and {around} things around them,") } else { String::new() };
     let first =
         if registers { format!("Register gateways at {}. ", place(&config.target)) } else { String::new() };
     format!(
-        "{first}Move {} from {} to {}? At the source {}.",
+        "{first}Move {}{around} from {} to {}? At the source {}.",
         report::plan::devices(going),
         place(&config.source),
         place(&config.target),

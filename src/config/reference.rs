@@ -31,7 +31,7 @@ pub fn markdown() -> String {
     }
     text.push_str("\n## Allowed losses\n\n");
     text.push_str(
-        "Names for `transform.allow-loss`. Each is a finding that stops a device unless it is allowed.\n\n",
+        "Names for `transform.allow-loss`. Each is a finding that stops a device, or the one thing around the devices that it is about, unless it is allowed.\n\n",
     );
     text.push_str("| name | what is lost |\n|---|---|\n");
     for (name, lost) in LOSSES.iter() {

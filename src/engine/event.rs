@@ -1,6 +1,7 @@
 //! What the engine tells: consumed by `report` and by tests. No secrets.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -182,6 +183,14 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Takes in what became of what an application has besides its devices; for each, the last word counts.
+    pub fn around(&mut self, outcomes: Vec<(String, Outcome)>) {
+        let news: HashSet<_> = outcomes.iter().map(|(name, _)| name.as_str()).collect();
+        self.belongings.retain(|(name, _)| !news.contains(name.as_str()));
+        self.belongings.extend(outcomes);
+        self.belongings.sort_by(|a, b| a.0.cmp(&b.0));
+    }
+
     /// How many devices ended so.
     pub fn count(&self, which: impl Fn(&Outcome) -> bool) -> usize {
         self.devices.iter().filter(|(_, o)| which(o)).count()

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use prost_reflect::DynamicMessage;
 
 use super::{
     gather,
@@ -12,12 +13,16 @@ use crate::{
     config::Rehearsal,
     map::{path, ttn_v2::V2Device},
     model::ids::DeviceId,
-    plan::transform::{Found, device_id},
+    plan::{
+        belongings::{Ids, Sort},
+        transform::{Found, device_id},
+    },
     rehearsal::{
         TtnV2, Tts,
         store::{Table, device_key},
     },
     source::{Source as _, any::AnySource, ttn_v2::TtnV2Source, tts::TtsSource},
+    tts::belongings::chosen,
     wire,
 };
 
@@ -66,7 +71,8 @@ pub async fn mirror(job: &Job, into: Mirror<'_>, in_flight: usize) -> Result<(),
     match (&job.source, into) {
         (AnySource::Tts(source), Mirror::Tts(into)) => {
             application(source, into).await?;
-            devices(job, into, in_flight).await
+            let ids = devices(job, into, in_flight).await?;
+            belongings(job, source, into, &ids).await
         }
         (AnySource::TtnV2(source), Mirror::TtnV2(into)) => of_ttn_v2(job, source, into, in_flight).await,
         _ => Ok(()),
@@ -115,16 +121,53 @@ async fn found(job: &Job, in_flight: usize) -> Result<Vec<(DeviceId, Found)>, Ru
     Ok(read)
 }
 
-async fn devices(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<(), RunError> {
+/// Answers the IDs of the devices.
+async fn devices(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<Vec<DeviceId>, RunError> {
     let app = job.source.app();
     let found = found(job, in_flight).await?;
     let mut store = into.store();
+    let mut ids = Vec::new();
     for (id, found) in found {
         for (component, record) in found.records.present() {
             store.put(Table::of(component), &device_key(app.as_str(), id.as_str()), record.0.clone())?;
         }
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// What is to be copied besides the devices. What the key may not read is not rehearsed: the plan of the run says so.
+async fn belongings(
+    job: &Job,
+    source: &TtsSource,
+    into: &Arc<Tts>,
+    devices: &[DeviceId],
+) -> Result<(), RunError> {
+    let app = source.app();
+    for sort in chosen(&job.wishes.copy) {
+        let owners: Vec<_> =
+            if sort.is_of_device() { devices.iter().map(|id| id.as_str()).collect() } else { vec![""] };
+        for device in owners {
+            for message in source.stack().belongings(sort, app, device).await?.unwrap_or_default() {
+                let (table, key) = place(sort, app.as_str(), device, &message);
+                into.store().put(table, &key, message)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Where an embedded stack keeps it ([`Table`]).
+fn place(sort: &Sort, app: &str, device: &str, message: &DynamicMessage) -> (Table, String) {
+    let id = sort.ids.of(message);
+    let port = || format!("{:03}", id.parse::<u32>().unwrap_or_default());
+    match sort.ids {
+        Ids::Named("webhook_id") => (Table::Webhooks, format!("{app}.{id}")),
+        Ids::Named(_) => (Table::PubSubs, format!("{app}.{id}")),
+        Ids::Port => (Table::PackageDefaults, format!("{app}.{}", port())),
+        Ids::PortOfDevice => (Table::Packages, format!("{}.{}", device_key(app, device), port())),
+        Ids::Application => (Table::ActivationSettings, app.to_owned()),
+    }
 }
 
 async fn of_ttn_v2(

@@ -236,7 +236,7 @@ impl Rollback<'_> {
                 if !self.stop.drain.is_cancelled() && self.begun(job, &Chosen::default()).await?.is_empty() {
                     self.unless_stopped(&ctx.abort, keeper.all_are_back()).await?;
                 }
-                summary.belongings.extend(keeper.outcomes());
+                summary.around(keeper.outcomes());
             }
             lock.give_back(self.stop).await;
             self.remove_application(job, &mut summary).await?;

@@ -22,7 +22,7 @@ use crate::{
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
     plan::{
-        ApplicationPlan, DevicePlan, Plan, Verdict,
+        ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
         finding::{Finding, Kind},
         gateways::hearing,
@@ -225,7 +225,7 @@ impl Dispatcher<'_> {
                 summary.not_begun += devices;
                 continue;
             }
-            let around = keeper.as_ref().is_some_and(|keeper| self.have_work(keeper, &ready.belongings));
+            let around = ready.belongings.have_work();
             let blocked = application.findings.iter().any(Finding::blocks);
             let moved = if devices > 0 || (around && !blocked) {
                 let work = Work { job, application, ready, lock: &lock, keeper: keeper.as_ref(), abort };
@@ -233,7 +233,7 @@ impl Dispatcher<'_> {
             } else {
                 Ok(())
             };
-            summary.belongings.extend(keeper.iter().flat_map(Keeper::outcomes));
+            summary.around(keeper.iter().flat_map(Keeper::outcomes).collect());
             // Also when nothing was to be done: an earlier run may have been killed right before its end.
             lock.give_back(self.stop).await;
             moved?;
@@ -259,11 +259,6 @@ impl Dispatcher<'_> {
         let done = registration.carry_out(first, self.journal, &self.lock, self.events, self.stop).await?;
         summary.gateways = done;
         Ok(())
-    }
-
-    /// True when something is to be done about what the application has besides its devices.
-    fn have_work(&self, keeper: &Keeper, belongings: &Belongings) -> bool {
-        belongings.have_work() || (!self.pace.hold && !keeper.to_clear(self.pace.integrations).is_empty())
     }
 
     /// How many devices this run may clear at the source.
@@ -493,6 +488,16 @@ fn keeps_both_sides(pace: &Pace, mutes_target: bool) -> bool {
 
 /// Devices that need no work go straight into the summary.
 fn settle(application: &ApplicationPlan, summary: &mut Summary) {
+    for item in &application.belongings {
+        let outcome = match item.verdict {
+            belongings::Verdict::Done => Outcome::Already,
+            belongings::Verdict::Stop => {
+                Outcome::Refused(item.findings.iter().filter(|f| f.blocks()).cloned().collect())
+            }
+            _ => continue,
+        };
+        summary.belongings.push((belongings::name(&application.target, &item.key), outcome));
+    }
     for device in &application.devices {
         let outcome = match device.verdict {
             Verdict::Done => Outcome::Already,

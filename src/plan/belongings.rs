@@ -37,7 +37,7 @@ pub static SORTS: [&Sort; 5] =
 /// A kind of belonging.
 #[derive(Debug)]
 pub struct Sort {
-    /// One of them, in plans and in the journal.
+    /// One of them, in plans and in the journal: a word that programs can take.
     pub name: &'static str,
     /// Many of them.
     pub plural: &'static str,
@@ -431,6 +431,11 @@ pub fn as_it_was(sort: &Sort, found: &DynamicMessage) -> Write {
         stored.iter().filter_map(|p| Some(p.split('.').next()?.to_owned())).collect();
     paths.dedup();
     Write { message, paths }
+}
+
+/// What it is called where several applications are told apart.
+pub fn name(target: &AppId, item: &ItemKey) -> String {
+    format!("{target}: {item}")
 }
 
 /// An empty message of this kind.

@@ -19,6 +19,8 @@ fields concerned and with what to do; `run` shows them again with the devices th
 | warning | `!` | something to look at; the device is moved all the same |
 | note | `·` | worth knowing; nothing is lost |
 
+A finding about a webhook, a pub/sub, a package or the activation settings stops that one thing, and no device.
+
 A finding with something in the last column can be allowed: when `allow-loss` under `[transform]` has its name, it is a
 warning, and that is what is lost. The others cannot be allowed; they have to be set right.
 

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Version of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Differences that are named one by one.
 const NAMED: usize = 20;
 
@@ -38,7 +38,6 @@ struct Application {
     set_default_formatters: bool,
     findings: BTreeSet<String>,
     /// What becomes of what it has besides its devices, by name.
-    #[serde(default)]
     belongings: BTreeMap<String, String>,
     devices: BTreeMap<String, Device>,
 }
@@ -384,7 +383,7 @@ mod tests {
         let text = decided(&plan()).to_json();
         assert_eq!(Decided::from_json(&text), Ok(decided(&plan())));
         assert_eq!(Decided::from_json(&text.replace("keys", "mute")), Err(Stale::Edited));
-        assert_eq!(Decided::from_json(&text.replace("\"v\": 1", "\"v\": 2")), Err(Stale::Version(2)));
+        assert_eq!(Decided::from_json(&text.replace("\"v\": 2", "\"v\": 1")), Err(Stale::Version(1)));
         assert!(matches!(Decided::from_json("{}"), Err(Stale::Unreadable(_))));
         assert!(matches!(Decided::from_json("no"), Err(Stale::Unreadable(_))));
     }

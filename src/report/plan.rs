@@ -61,7 +61,8 @@ fn application(out: &mut String, application: &ApplicationPlan) {
 
 /// What the application has besides its devices: a line for each kind and what becomes of it.
 fn belongings(out: &mut String, all: &[ItemPlan]) {
-    let lines: [(fn(Verdict) -> bool, String, &str); 5] = [
+    type Which = fn(Verdict) -> bool;
+    let lines: [(Which, String, &str); 5] = [
         (|v| v == Verdict::Create, paint(GOOD, "+"), "to be copied"),
         (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with"),
         (|v| matches!(v, Verdict::Done | Verdict::Equal), "=".into(), "there, as at the source"),
@@ -162,11 +163,11 @@ fn sessions(moved: &[&DevicePlan]) -> String {
 }
 
 fn findings(out: &mut String, application: &ApplicationPlan) {
-    let of_items = application.belongings.iter().flat_map(|item| &item.findings);
-    for finding in application.findings.iter().chain(of_items) {
+    for finding in &application.findings {
         let _ = writeln!(out, "  {} {finding}", sign(finding.severity));
         fix(out, finding);
     }
+    around(out, &application.belongings);
     let mut groups: BTreeMap<_, Vec<(&DevicePlan, &Finding)>> = BTreeMap::new();
     for device in &application.devices {
         for finding in &device.findings {
@@ -178,6 +179,24 @@ fn findings(out: &mut String, application: &ApplicationPlan) {
     }
     for ((severity, kind), members) in groups {
         group(out, severity.0, kind.name(), &members);
+    }
+}
+
+/// The findings about what the application has besides its devices: of each kind the first few.
+fn around(out: &mut String, all: &[ItemPlan]) {
+    let mut groups: BTreeMap<_, Vec<&Finding>> = BTreeMap::new();
+    for (item, finding) in all.iter().flat_map(|item| item.findings.iter().map(move |f| (item, f))) {
+        let key = (std::cmp::Reverse(finding.severity), finding.kind, &item.key.sort);
+        groups.entry(key).or_default().push(finding);
+    }
+    for group in groups.values() {
+        for finding in group.iter().take(NAMES) {
+            let _ = writeln!(out, "  {} {finding}", sign(finding.severity));
+        }
+        if group.len() > NAMES {
+            let _ = writeln!(out, "      {}", paint(FAINT, format!("and {} more", group.len() - NAMES)));
+        }
+        group.first().iter().for_each(|first| fix(out, first));
     }
 }
 

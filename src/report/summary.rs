@@ -8,6 +8,9 @@ use super::{
 };
 use crate::engine::event::{DeviceName, Outcome, Summary};
 
+/// Things around the devices that are told one by one.
+const SHOWN: usize = 20;
+
 /// The summary. `again` is the command that goes on.
 pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
     let mut out = String::new();
@@ -119,23 +122,36 @@ fn belongings(out: &mut String, summary: &Summary) {
     for (sign, count, words) in lines.into_iter().filter(|(_, count, _)| *count > 0) {
         let _ = writeln!(out, "  {sign} around the devices: {count} {words}");
     }
-    for (name, outcome) in &summary.belongings {
-        let (sign, why, fix) = match outcome {
-            Outcome::Done | Outcome::Already | Outcome::RolledBack => continue,
-            Outcome::Waiting(what) => (paint(WARN, "…"), format!("{name} waits: {what}"), ""),
-            Outcome::Stopped(why) => (paint(BAD, "x"), format!("{name} in the middle: {why}"), ""),
-            Outcome::Refused(findings) => {
-                let first = findings.first().map_or(("", String::new()), |f| (f.fix.as_str(), f.to_string()));
-                (paint(BAD, "x"), format!("{name} not copied: {}", first.1), first.0)
-            }
-            Outcome::Blocked(finding) => {
-                (paint(BAD, "x"), format!("{name} needs a look: {finding}"), finding.fix.as_str())
-            }
-        };
-        let _ = writeln!(out, "  {sign} {why}");
-        if !fix.is_empty() {
-            let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {fix}")));
+    let mut shown = 0;
+    let bad = |o: &Outcome| !matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack);
+    for (name, outcome) in summary.belongings.iter().filter(|(_, o)| bad(o)) {
+        shown += 1;
+        if shown <= SHOWN {
+            belonging(out, name, outcome);
         }
+    }
+    if shown > SHOWN {
+        let _ =
+            writeln!(out, "      {}", paint(FAINT, format!("and {} more around the devices", shown - SHOWN)));
+    }
+}
+
+fn belonging(out: &mut String, name: &str, outcome: &Outcome) {
+    let (sign, why, fix) = match outcome {
+        Outcome::Done | Outcome::Already | Outcome::RolledBack => return,
+        Outcome::Waiting(what) => (paint(WARN, "…"), format!("{name} waits: {what}"), ""),
+        Outcome::Stopped(why) => (paint(BAD, "x"), format!("{name} in the middle: {why}"), ""),
+        Outcome::Refused(findings) => {
+            let first = findings.first().map_or(("", String::new()), |f| (f.fix.as_str(), f.to_string()));
+            (paint(BAD, "x"), format!("{name} not copied: {}", first.1), first.0)
+        }
+        Outcome::Blocked(finding) => {
+            (paint(BAD, "x"), format!("{name} needs a look: {finding}"), finding.fix.as_str())
+        }
+    };
+    let _ = writeln!(out, "  {sign} {why}");
+    if !fix.is_empty() {
+        let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {fix}")));
     }
 }
 

@@ -104,7 +104,12 @@ impl World {
 
     /// The fixture's fleet, but only the devices with these numbers.
     pub fn some(numbers: &[usize]) -> Self {
-        let world = Self::empty();
+        Self::empty().with_devices(numbers)
+    }
+
+    /// This world, with the fixture's devices of these numbers and its application at the source.
+    pub fn with_devices(self, numbers: &[usize]) -> Self {
+        let world = self;
         let fleet = fs::read_to_string(fixture("tts-fleet-100.jsonl")).expect("the fixture");
         let lines: Vec<_> = fleet.lines().collect();
         let chosen: Vec<_> = numbers.iter().map(|n| lines[*n]).collect();

@@ -1,6 +1,6 @@
 //! The way there: decide, create, release.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use prost_reflect::Value;
 
@@ -30,7 +30,7 @@ use crate::{
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 impl Keeper {
-    /// Seals what is copied, and what it becomes, before any of it is touched; what needs nothing goes into the outcomes.
+    /// Seals what is copied, and what it becomes, before any of it is touched; what is there is noted.
     ///
     /// # Errors
     /// When the journal fails.
@@ -38,24 +38,17 @@ impl Keeper {
         if let Some(packages) = &belongings.packages {
             self.packages.set(Some(packages.clone())).ok();
         }
-        for plan in &belongings.plans {
-            let outcome = match plan.verdict {
-                Verdict::Done => Outcome::Already,
-                Verdict::Stop => {
-                    let blocking: Vec<_> = plan.findings.iter().filter(|f| f.blocks()).cloned().collect();
-                    Outcome::Refused(blocking)
-                }
-                _ => continue,
-            };
-            self.ended(&plan.key, outcome);
+        // What an earlier run only sealed is decided anew.
+        let fresh = belongings.fresh.iter().map(|(found, ..)| &found.key);
+        for item in fresh.chain(&belongings.vanished) {
+            if self.log.state(item).seal().is_some() {
+                self.log.record(&ItemEvent::ItemUndone { item: item.clone() }).await?;
+            }
         }
         for (found, decided, verdict) in &belongings.fresh {
             let item = found.key.clone();
             if !matches!(verdict, Verdict::Create | Verdict::Equal) {
                 continue;
-            }
-            if self.log.state(&item).seal().is_some() {
-                self.log.record(&ItemEvent::ItemUndone { item: item.clone() }).await?;
             }
             let seal = self.log.seal(&found.target_device, &found.message, &decided.write).await?;
             let event = if *verdict == Verdict::Equal {
@@ -95,9 +88,8 @@ impl Keeper {
     /// # Errors
     /// Only when the journal fails.
     pub async fn after_device(&self, name: &DeviceName) -> Result<(), LogError> {
-        let known = self.log.known(&self.target_app);
-        let waits = |item: &ItemKey| item.device.is_empty() || item.device == name.device.as_str();
-        if known.iter().all(|(item, state)| state.is_there() || !waits(item)) {
+        let waiting = self.log.waiting(&self.target_app, name.device.as_str());
+        if waiting.is_empty() {
             return Ok(());
         }
         let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
@@ -109,9 +101,8 @@ impl Keeper {
         let made = |c| state.was_equal(c);
         let no_as = state.recipe().is_some_and(|recipe| !recipe.create.contains(&Component::As));
         if made(Component::As) || (no_as && state.is_finished()) {
-            for (item, item_state) in known {
-                let mine = item.device == name.device.as_str();
-                if mine && !item_state.is_matched() && !item_state.has(ItemStep::Create) {
+            for (item, item_state) in waiting {
+                if !item.device.is_empty() && !item_state.has(ItemStep::Create) {
                     self.create_and_settle(&item).await?;
                 }
             }
@@ -143,28 +134,18 @@ impl Keeper {
     /// # Errors
     /// Only when the journal fails.
     pub async fn after_devices(&self, done: impl Iterator<Item = DeviceName>) -> Result<(), LogError> {
-        let open = |keeper: &Self| -> Vec<_> {
-            let known = keeper.log.known(&keeper.target_app).into_iter();
-            known.filter(|(_, state)| !state.is_there()).map(|(item, _)| item).collect()
-        };
+        let open = || self.log.known(&self.target_app).into_iter().filter(|(_, state)| !state.is_there());
+        let devices: BTreeSet<_> = open().map(|(item, _)| item.device).collect();
+        // Under no device: what the application has.
+        let held = devices.contains("");
         for name in done {
-            let waits = |item: &ItemKey| {
-                item.device == name.device.as_str() || (item.device.is_empty() && self.live.get().is_none())
-            };
-            if open(self).iter().any(waits) {
+            if devices.contains(name.device.as_str()) || (held && self.live.get().is_none()) {
                 self.after_device(&name).await?;
             }
         }
-        for item in open(self) {
-            let said = self.outcomes().iter().any(|(name, outcome)| {
-                *name == self.name(&item) && !matches!(outcome, Outcome::Done | Outcome::Already)
-            });
-            if !said {
-                let what = if item.device.is_empty() {
-                    "it begins once the first device is live on the target (integrations.paused)"
-                } else {
-                    "its device is not on the target yet"
-                };
+        for (item, _) in open() {
+            if !self.has_failed(&item) {
+                let what = if item.device.is_empty() { HELD } else { "its device is not on the target yet" };
                 self.ended(&item, Outcome::Waiting(what.to_owned()));
             }
         }

@@ -11,9 +11,20 @@ use crate::{
     },
     journal::DeviceKey,
     model::{belonging::ItemKey, ids::DeviceId},
-    plan::belongings,
-    step::belonging::ItemStep,
+    plan::belongings::{self, Sort},
+    step::belonging::{ItemState, ItemStep},
 };
+
+/// What is to be done about one at the source: nothing of what the target does not have for good.
+pub(super) fn step(how: ClearIntegrations, item: &ItemKey, state: &ItemState) -> Option<ItemStep> {
+    let sort = Sort::by_name(&item.sort).filter(|sort| sort.is_integration)?;
+    let step = match how {
+        ClearIntegrations::Nothing => return None,
+        ClearIntegrations::Pause => sort.pause.map(|_| ItemStep::PauseSource)?,
+        ClearIntegrations::Delete => ItemStep::DeleteSource,
+    };
+    (state.is_there() && !state.has(step)).then_some(step)
+}
 
 impl Keeper {
     /// Pauses or deletes what was copied, at the source. `devices` are all of the source application.
@@ -46,19 +57,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Those of which something is to be done at the source.
-    pub fn to_clear(&self, how: ClearIntegrations) -> Vec<(ItemKey, ItemStep)> {
+    fn to_clear(&self, how: ClearIntegrations) -> Vec<(ItemKey, ItemStep)> {
         let known = self.log.known(&self.target_app).into_iter();
-        let todo = known.filter_map(|(item, state)| {
-            let sort = sort_of(&item).ok().filter(|sort| sort.is_integration)?;
-            let step = match how {
-                ClearIntegrations::Nothing => return None,
-                ClearIntegrations::Pause => sort.pause.map(|_| ItemStep::PauseSource)?,
-                ClearIntegrations::Delete => ItemStep::DeleteSource,
-            };
-            (state.is_there() && !state.has(step)).then_some((item, step))
-        });
-        todo.collect()
+        known.filter_map(|(item, state)| Some((item.clone(), step(how, &item, &state)?))).collect()
     }
 
     async fn clear_one(&self, item: &ItemKey, step: ItemStep) -> Result<(), Trouble> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_reflect::DynamicMessage;
 
-use super::{Belongings, log::ItemLog};
+use super::{Belongings, clear, log::ItemLog};
 use crate::{
     config::ClearIntegrations,
     engine::run::{Job, Pace, RunError},
@@ -41,6 +41,11 @@ pub async fn read(
     };
     let sorts = chosen(&job.wishes.copy);
     let mut out = Belongings::default();
+    if !pace.hold {
+        let clears =
+            |(key, state): &&(ItemKey, ItemState)| clear::step(pace.integrations, key, state).is_some();
+        out.to_clear = known.iter().filter(clears).count();
+    }
     let mut founds = Vec::new();
     for sort in sorts.iter().copied() {
         let found = if sort.is_of_device() {
@@ -57,7 +62,11 @@ pub async fn read(
         devices.iter().filter(|d| d.verdict == plan::Verdict::Move).map(|d| d.id.as_str()).collect();
     let begun: BTreeMap<_, _> =
         known.iter().filter(|(key, state)| is_begun(key, state, &moved)).cloned().collect();
+    let seen: BTreeSet<_> = founds.iter().map(|found| found.key.clone()).collect();
     founds.retain(|found| !begun.contains_key(&found.key));
+    let sealed =
+        known.iter().map(|(key, _)| key).filter(|key| !begun.contains_key(key) && !seen.contains(key));
+    out.vanished = sealed.cloned().collect();
     let there = on_target(job, &founds).await?;
     let facts = if founds.is_empty() {
         Facts::default()

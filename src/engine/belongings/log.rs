@@ -75,6 +75,16 @@ impl ItemLog {
         known.map(|(key, state)| (key.clone(), state.clone())).collect()
     }
 
+    /// Those that are not on the target yet as they should be: the application's, and this device's.
+    pub fn waiting(&self, target: &AppId, device: &str) -> Vec<(ItemKey, ItemState)> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |(key, state): &(&ItemKey, &ItemState)| {
+            let concerned = key.device.is_empty() || key.device == device;
+            concerned && key.is_of(target) && state.seal().is_some() && !state.is_there()
+        };
+        states.iter().filter(waits).map(|(key, state)| (key.clone(), state.clone())).collect()
+    }
+
     /// Makes an event durable, then moves the state.
     ///
     /// # Errors

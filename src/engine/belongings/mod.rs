@@ -31,7 +31,7 @@ use crate::{
         ids::{AppId, DeviceId},
     },
     plan::{
-        belongings::{Decided, Found, ItemPlan, Sort, Verdict},
+        belongings::{self, Decided, Found, ItemPlan, Sort, Verdict},
         facts::Wishes,
         finding::{Finding, Kind},
     },
@@ -51,8 +51,12 @@ pub struct Belongings {
     pub findings: Vec<Finding>,
     /// Those that no earlier run has begun, with what would be written.
     fresh: Vec<(Found, Decided, Verdict)>,
+    /// Those that an earlier run only sealed and that the source has no more.
+    vanished: Vec<ItemKey>,
     /// The packages that the target has, when it was asked.
     packages: Option<std::collections::BTreeSet<String>>,
+    /// How many wait to be cleared at the source.
+    to_clear: usize,
     /// All devices of the source application, chosen or not.
     pub(super) devices: Vec<DeviceId>,
 }
@@ -60,9 +64,14 @@ pub struct Belongings {
 impl Belongings {
     /// True when a run has something to do about them, whatever becomes of devices.
     pub fn have_work(&self) -> bool {
-        self.plans
-            .iter()
-            .any(|plan| matches!(plan.verdict, Verdict::Create | Verdict::Resume(_) | Verdict::Equal))
+        let open = |verdict| matches!(verdict, Verdict::Create | Verdict::Resume(_) | Verdict::Equal);
+        self.to_clear > 0 || self.plans.iter().any(|plan| open(plan.verdict))
+    }
+
+    /// How many of them a run is to change something about, whatever becomes of devices.
+    pub fn changes(&self) -> usize {
+        let open = |verdict| matches!(verdict, Verdict::Create | Verdict::Resume(_));
+        self.to_clear + self.plans.iter().filter(|plan| open(plan.verdict)).count()
     }
 
     /// True when the target gets something before the first device.
@@ -75,6 +84,7 @@ impl Belongings {
         let begun = |verdict| matches!(verdict, Verdict::Resume(_) | Verdict::Done);
         self.plans.retain(|plan| begun(plan.verdict));
         self.fresh.clear();
+        self.vanished.clear();
     }
 }
 
@@ -129,8 +139,16 @@ impl Keeper {
         outcomes.iter().map(|(key, outcome)| (self.name(key), outcome.clone())).collect()
     }
 
+    /// True when it was worked on in this run, to no good end.
+    fn has_failed(&self, item: &ItemKey) -> bool {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes
+            .get(item)
+            .is_some_and(|o| matches!(o, Outcome::Refused(_) | Outcome::Blocked(_) | Outcome::Stopped(_)))
+    }
+
     fn name(&self, item: &ItemKey) -> String {
-        format!("{}: {item}", self.target_app)
+        belongings::name(&self.target_app, item)
     }
 
     fn there<'a>(&'a self, sort: &'static Sort, item: &'a ItemKey, device: &'a str) -> Which<'a> {

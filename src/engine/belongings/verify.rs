@@ -2,10 +2,7 @@
 
 use super::log::ItemLog;
 use crate::{
-    engine::{
-        log::LogError,
-        run::{Job, RunError},
-    },
+    engine::run::{Job, RunError},
     journal::JournalHandle,
     model::{belonging::ItemKey, ids::AppId},
     plan::belongings::{self, Decided, Found, Sort, Verdict},
@@ -63,7 +60,7 @@ async fn one(
             (_, findings) => findings.into_iter().flat_map(|f| f.paths).collect(),
         });
     }
-    let key = log.key(item).await.map_err(LogError::from)?;
+    let key = log.key(item).await?;
     let mut write = belongings::with_key(sort, sealed.write, key.as_ref().map(|key| key.reveal()));
     if !state.is_there() {
         write = belongings::paused(sort, write);

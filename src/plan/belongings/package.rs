@@ -12,7 +12,7 @@ use crate::{
 
 /// An association for all devices of an application.
 pub static DEFAULT: Sort = Sort {
-    name: "package on FPort",
+    name: "default-package",
     plural: "packages",
     message: "ApplicationPackageDefaultAssociation",
     ids: Ids::Port,
@@ -45,7 +45,7 @@ pub static DEFAULT: Sort = Sort {
 
 /// An association of one device. It goes when the device's record at the Application Server does.
 pub static DEVICE: Sort = Sort {
-    name: "device package on FPort",
+    name: "device-package",
     plural: "packages of devices",
     message: "ApplicationPackageAssociation",
     ids: Ids::PortOfDevice,

@@ -11,7 +11,7 @@ use crate::{
 
 /// A pub/sub. There is no way to pause one: it connects to its broker when it is set.
 pub static PUBSUB: Sort = Sort {
-    name: "pub/sub",
+    name: "pubsub",
     plural: "pub/subs",
     copy: "pubsubs",
     server: Component::As,

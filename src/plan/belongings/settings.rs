@@ -11,7 +11,7 @@ use crate::{
 
 /// Activation settings. An application has one, without an ID.
 pub static SETTINGS: Sort = Sort {
-    name: "activation settings",
+    name: "activation-settings",
     plural: "activation settings",
     copy: "activation-settings",
     server: Component::Js,

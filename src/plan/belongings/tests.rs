@@ -144,7 +144,7 @@ fn what_the_target_cannot_take_stops_that_one() {
     assert_eq!(kind(transform(&mqtt, &none, &wishes(&[]))), Some(Kind::SharedClientId));
     assert_eq!(kind(transform(&mqtt, &none, &wishes(&[Kind::SharedClientId]))), None);
     let off = Facts { disabled: vec!["mqtt"], ..Facts::default() };
-    assert_eq!(kind(transform(&mqtt, &off, &wishes(&Kind::ALL.to_vec()))), Some(Kind::UnsupportedProvider));
+    assert_eq!(kind(transform(&mqtt, &off, &wishes(Kind::ALL))), Some(Kind::UnsupportedProvider));
 
     let package = full(&package::DEVICE, 1);
     let others = Facts { packages: Some(["other".to_owned()].into()), ..Facts::default() };

@@ -5,19 +5,19 @@ use stackferry::{
     map::path,
     proto,
     rehearsal::{
-        Fault,
+        Fault, Settings,
         store::{Table, device_key},
     },
 };
 use tonic::Code;
 
-use super::scene::{TARGET, all_copied, config, downlink_keys, everything, held, writes};
+use super::scene::{TARGET, all_copied, config, downlink_keys, everything, everything_in, held, writes};
 use crate::world::{APP, World, dev};
 
 #[test]
 fn an_application_with_everything_is_copied_field_by_field() {
     let world = everything();
-    config(&world, "", "[clear]\nmode = \"keys\"");
+    config(&world, "", "");
     let plan = world.call("plan", &[]).expect(0);
     for line in [
         "+ webhooks to be copied: 3 (hook-full, hook-main, hook-paused)",
@@ -30,7 +30,12 @@ fn an_application_with_everything_is_copied_field_by_field() {
     }
     assert!(!plan.out.contains("webhooks are not copied"), "{}", plan.out);
     let json = world.call("plan", &["--output", "json"]).expect(0);
-    assert!(json.out.contains(r#""id":"hook-full""#) && json.out.contains(r#""verdict":"create""#), "{}", json.out);
+    assert!(
+        json.out.contains(r#""id":"hook-full""#) && json.out.contains(r#""verdict":"create""#),
+        "{}",
+        json.out
+    );
+    world.call("rehearse", &[]).expect(0).says("around the devices: 11 copied");
     assert_eq!(writes(&world), (0, 0));
 
     world.run().expect(0).says("2 devices moved").says("around the devices: 11 copied");
@@ -40,11 +45,9 @@ fn an_application_with_everything_is_copied_field_by_field() {
     world.run().expect(0).says("around the devices: 11 there before");
     assert_eq!(writes(&world), before, "S6");
     world.call("verify", &[]).expect(0).says("around the devices: 11 as written");
-    world.call("status", &[]).expect(0).says("2 done");
 
     world.target.edit(Table::Webhooks, TARGET, "hook-full", |hook| path::clear(hook, "uplink_message"));
-    world.call("verify", &[]).expect(3).says("webhook hook-full: uplink_message");
-    world.call("verify", &["--output", "json"]).expect(3).says(r#""differences":["uplink_message"]"#);
+    world.call("verify", &["--output", "json"]).expect(3).says(r#""differences":["uplink_message.path"]"#);
 }
 
 #[test]
@@ -103,7 +106,9 @@ fn one_that_is_refused_stops_neither_the_others_nor_a_device() {
     let world = everything();
     config(&world, "", "");
     world.target.tts.on_call(|call| {
-        call.method.ends_with("ApplicationWebhookRegistry/Set").then_some(Fault::Status(Code::InvalidArgument))
+        call.method
+            .ends_with("ApplicationWebhookRegistry/Set")
+            .then_some(Fault::Status(Code::InvalidArgument))
     });
     let ran = world.run().expect(3).says("2 devices moved").says("around the devices: 8 copied");
     assert!(ran.out.contains("webhook hook-main not copied"), "{}", ran.out);
@@ -118,7 +123,11 @@ fn an_answer_that_is_lost_makes_nothing_twice() {
     let world = everything();
     config(&world, "", "");
     world.target.tts.on_call(|call| {
-        let lost = ["ApplicationAccess/CreateAPIKey", "ApplicationWebhookRegistry/Set", "ApplicationPubSubRegistry/Set"];
+        let lost = [
+            "ApplicationAccess/CreateAPIKey",
+            "ApplicationWebhookRegistry/Set",
+            "ApplicationPubSubRegistry/Set",
+        ];
         (lost.contains(&call.rpc()) && call.n % 2 == 0).then_some(Fault::CutAfter)
     });
     for _ in 0..8 {
@@ -143,12 +152,73 @@ fn what_is_peculiar_is_found_in_the_plan() {
     });
     world.call("plan", &[]).expect(3).says("x pub/subs not copied: 1 (pubsub-1)").says("shared-client-id");
     // The packages of an application that is not there yet are asked for in the run.
-    world.run().expect(3).says("2 devices moved").says("unknown-package: package on FPort 199").says("shared-client-id");
+    world
+        .run()
+        .expect(3)
+        .says("2 devices moved")
+        .says("unknown-package: default-package 199")
+        .says("shared-client-id");
     config(&world, "", "");
     let file = world.dir.path().join("move.toml");
     let text = std::fs::read_to_string(&file).expect("there");
-    std::fs::write(file, text.replace("allow-loss = [", "allow-loss = [\"shared-client-id\", \"unknown-package\", ")).expect("ours");
+    std::fs::write(
+        file,
+        text.replace("allow-loss = [", "allow-loss = [\"shared-client-id\", \"unknown-package\", "),
+    )
+    .expect("ours");
     world.run().expect(0).says("around the devices: 2 copied");
     all_copied(&world);
     assert!(world.target.record(Table::Packages, TARGET, &format!("acme-{}.197", dev(1))).is_some());
+}
+
+#[test]
+fn an_older_target_is_told_only_what_it_knows() {
+    let old = Settings { refused_paths: vec!["uplink_normalized".to_owned()], ..Settings::default() };
+    let world = everything_in(World::with(Settings::default(), old));
+    config(&world, "copy = [\"webhooks\"]", "");
+    world
+        .call("plan", &[])
+        .expect(3)
+        .says("unsupported-paths: webhook hook-full")
+        .says("x webhooks not copied: 2");
+    config(&world, "copy = [\"webhooks\"]", "");
+    let file = world.dir.path().join("move.toml");
+    let text = std::fs::read_to_string(&file).expect("there");
+    std::fs::write(file, text.replace("allow-loss = [", "allow-loss = [\"unsupported-paths\", "))
+        .expect("ours");
+    world.run().expect(0).says("around the devices: 3 copied");
+    let hook = world.target.record(Table::Webhooks, TARGET, "hook-full").expect("copied");
+    assert!(!path::has(&hook, "uplink_normalized") && path::has(&hook, "uplink_message.path"));
+}
+
+#[test]
+fn a_key_that_may_not_is_told_so_before_anything_is_changed() {
+    let world = everything();
+    config(&world, "", "");
+    world.source.tts.on_call(|call| {
+        call.rpc().starts_with("ApplicationPackageRegistry").then_some(Fault::Status(Code::PermissionDenied))
+    });
+    let plan = world.call("plan", &[]).expect(0);
+    assert!(plan.out.contains("not-copied: packages were not looked at"), "{}", plan.out);
+    assert!(plan.out.contains("+ webhooks to be copied: 3"), "{}", plan.out);
+}
+
+#[test]
+fn what_was_only_sealed_is_decided_anew() {
+    let world = everything();
+    config(&world, "copy = [\"webhooks\"]", "");
+    world.target.tts.on_call(|call| {
+        call.rpc().starts_with("ApplicationWebhookRegistry/Get").then_some(Fault::Status(Code::Unavailable))
+    });
+    world.run().expect(3).says("2 devices moved");
+    assert_eq!(world.target.count(Table::Webhooks, TARGET), 0);
+    world.target.tts.unhook();
+    world.source.remove(Table::Webhooks, APP, "hook-main");
+    world.source.edit(Table::Webhooks, APP, "hook-full", |hook| {
+        path::set(hook, "join_accept.path", Value::String("/new".into()));
+    });
+    world.run().expect(0).says("around the devices: 2 copied");
+    let hook = world.target.record(Table::Webhooks, TARGET, "hook-full").expect("copied");
+    assert_eq!(path::string(&hook, "join_accept.path"), "/new");
+    assert_eq!(world.target.count(Table::Webhooks, TARGET), 2);
 }

@@ -27,7 +27,8 @@ fn text(text: &str) -> Value {
 
 /// A message in which everything that can be set is set.
 fn full(name: &str, rpc: &str, seed: u64, ids: &[(&str, Value)]) -> DynamicMessage {
-    let own = |p: &str| ["ids", "created_at", "updated_at", "health_status"].iter().any(|o| path::covers(o, p));
+    let own =
+        |p: &str| ["ids", "created_at", "updated_at", "health_status"].iter().any(|o| path::covers(o, p));
     let mut message = generate::valid(name, mask::leaves(rpc).into_iter().filter(|p| !own(p)), seed);
     for (at, value) in ids {
         path::set(&mut message, at, value.clone());
@@ -48,18 +49,31 @@ fn data(token: &str) -> Value {
     let mut value = proto::message("google.protobuf.Value");
     path::set(&mut value, "string_value", text(token));
     let mut data = proto::message("google.protobuf.Struct");
-    path::set(&mut data, "fields", Value::Map([(MapKey::String("token".into()), Value::Message(value))].into()));
+    path::set(
+        &mut data,
+        "fields",
+        Value::Map([(MapKey::String("token".into()), Value::Message(value))].into()),
+    );
     Value::Message(data)
 }
 
 /// Two deployments; the source's application has everything. It holds secrets of all sorts, which are canaries.
 pub fn everything() -> World {
-    let world = World::some(&[MOVED[0], MOVED[1], STAYS]);
+    everything_in(World::empty())
+}
+
+/// As [`everything`], in this empty world.
+pub fn everything_in(world: World) -> World {
+    let world = world.with_devices(&[MOVED[0], MOVED[1], STAYS]);
     for (key, paused, seed) in [("hook-full", false, 1), ("hook-paused", true, 2)] {
         let (at, app) = app_ids("ids.application_ids");
         let ids = [(at.as_str(), app), ("ids.webhook_id", text(key))];
         let mut hook = full("ApplicationWebhook", "ApplicationWebhookRegistry/Set", seed, &ids);
-        path::set(&mut hook, "base_url", text(&format!("https://user:canary-{key}@example.com/in?token=canary-{key}")));
+        path::set(
+            &mut hook,
+            "base_url",
+            text(&format!("https://user:canary-{key}@example.com/in?token=canary-{key}")),
+        );
         path::set(&mut hook, "paused", Value::Bool(paused));
         path::touch(&mut hook, "health_status.status.healthy");
         put(&world, Table::Webhooks, &format!("{APP}.{key}"), hook);
@@ -111,7 +125,13 @@ pub fn everything() -> World {
 
 /// The devices that move, by a rule that gives them another ID.
 pub fn config(world: &World, copy: &str, more: &str) {
-    let devices = MOVED.map(|n| format!("\"{}\"", dev(n))).join(", ");
+    config_of(world, &MOVED, copy, more);
+}
+
+/// As [`config`], for these devices.
+pub fn config_of(world: &World, devices: &[usize], copy: &str, more: &str) {
+    let devices: Vec<_> = devices.iter().map(|n| format!("\"{}\"", dev(*n))).collect();
+    let devices = devices.join(", ");
     let text = format!(
         "devices = {{ ids = [{devices}] }}\n{copy}\n[transform]\ndevice-id = {{ prefix = \"acme-\" }}\n\
          session = \"keep\"\nallow-loss = [\"picture\", \"queued-downlinks\"]\n{more}\n"
@@ -145,7 +165,8 @@ pub fn expected(world: &World, keys: &BTreeMap<String, String>) -> BTreeMap<Stri
             continue;
         }
         let key = key.replacen(APP, TARGET, 1).replace("dev-", "acme-dev-");
-        for at in ["ids.application_ids.application_id", "ids.end_device_ids.application_ids.application_id"] {
+        for at in ["ids.application_ids.application_id", "ids.end_device_ids.application_ids.application_id"]
+        {
             if path::has(&message, at) {
                 path::set(&mut message, at, text(TARGET));
             }
@@ -168,15 +189,14 @@ pub fn downlink_keys(world: &World) -> BTreeMap<String, String> {
     let store = world.target.tts.store();
     let rights = proto::enumeration("Right");
     let only = rights.get_value_by_name("RIGHT_APPLICATION_TRAFFIC_DOWN_WRITE").expect("a right").number();
-    let made = store.iter(Table::ApiKeys).filter_map(|(key, message)| {
-        key.starts_with(&format!("app:{TARGET}/")).then(|| {
+    let prefix = format!("app:{TARGET}/");
+    let made =
+        store.iter(Table::ApiKeys).filter(|(key, _)| key.starts_with(&prefix)).map(|(key, message)| {
             let has = path::get(message, "rights").expect("rights").into_owned();
             assert_eq!(has, Value::List(vec![Value::EnumNumber(only)]), "{key}");
             let name = path::string(message, "name");
-            let hook = name.split(' ').next().expect("a name").to_owned();
-            (hook, path::string(message, "key"))
-        })
-    });
+            (name.split(' ').next().expect("a name").to_owned(), path::string(message, "key"))
+        });
     let all: Vec<_> = made.collect();
     let by_hook: BTreeMap<_, _> = all.iter().cloned().collect();
     assert_eq!(by_hook.len(), all.len(), "one key for each webhook");
@@ -193,7 +213,11 @@ pub fn all_copied(world: &World) {
     assert_eq!(there.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
     for (name, wanted) in wanted {
         let differences = stackferry::map::diff::diff(&there[&name], &wanted);
-        assert!(there[&name] == wanted, "{name}: {:?}", differences.iter().map(|d| &d.path).collect::<Vec<_>>());
+        assert!(
+            there[&name] == wanted,
+            "{name}: {:?}",
+            differences.iter().map(|d| &d.path).collect::<Vec<_>>()
+        );
     }
 }
 

@@ -6,7 +6,10 @@ use rusqlite::Connection;
 use serde::de::DeserializeOwned;
 use stackferry::{
     model::device::Component,
-    step::{Event, Step, Strategy},
+    step::{
+        Event, Step, Strategy,
+        belonging::{ItemEvent, ItemStep},
+    },
 };
 
 use super::{
@@ -104,6 +107,11 @@ fn made() -> String {
     text += &table(&two("in `recipe`"), &items(&source, "pub struct Recipe"), |_| String::new());
     text +=
         &format!("\n{}", table(&two("`strategy`"), &items(&source, "pub enum Strategy"), |_| String::new()));
+    let source = fs::read_to_string(path("src/step/belonging.rs")).expect("there");
+    text += "\nThe events of an application itself, about what it has besides its devices:\n\n";
+    text += &table(&two("`event`"), &items(&source, "pub enum ItemEvent"), fields);
+    text += "\nTheir `step`:\n\n";
+    text += &table(&two("`step`"), &items(&source, "pub enum ItemStep"), |_| String::new());
     text + END
 }
 
@@ -136,6 +144,14 @@ fn every_event_and_step_is_on_the_page() {
     assert_eq!(named("pub enum Event"), known::<Event>("{\"event\":\"?\"}"));
     assert_eq!(named("pub enum Step"), known::<Step>("\"?\""));
     assert_eq!(named("pub enum Strategy"), known::<Strategy>("\"?\""));
+    let source = fs::read_to_string(path("src/step/belonging.rs")).expect("there");
+    let named = |head| items(&source, head).iter().map(|i| kebab(&i.name)).collect::<BTreeSet<_>>();
+    assert_eq!(named("pub enum ItemEvent"), known::<ItemEvent>("{\"event\":\"?\"}"));
+    assert_eq!(named("pub enum ItemStep"), known::<ItemStep>("\"?\""));
+    assert!(
+        items(&source, "pub enum ItemEvent").iter().all(|i| !i.about.is_empty() && !i.about.contains('|'))
+    );
+    let source = fs::read_to_string(path("src/step/event.rs")).expect("there");
     for component in known::<Component>("\"?\"") {
         assert!(self::page().contains(&format!("`{component}`")), "{component}");
     }

@@ -20,10 +20,13 @@ const PRINTS: &[&str] = &["Debug", "Display", "Serialize", "LowerHex", "UpperHex
 /// Derived, and right so.
 const DERIVED: &[(&str, &str)] = &[
     ("Band.description", "the channels of a band"),
+    ("ItemState.key", "the ID of an API key, and the number of its seal"),
     ("Override.key", "the name of a setting"),
     ("PinChange.key", "the name of a setting"),
     ("Row.key_check", "a sealed empty text, by which a wrong key is told"),
     ("Rules.Bytes.0", "a rule for bytes"),
+    ("Sort.key", "the name of a field"),
+    ("Sort.look", "a function"),
     ("TargetFacts.mac_defaults", "the settings of a Network Server"),
 ];
 
@@ -38,6 +41,7 @@ const BY_HAND: &[&str] = &[
     "Change",
     "DataFrame",
     "Downlink",
+    "Found",
     "List",
     "Listing",
     "Parsed",
@@ -46,6 +50,7 @@ const BY_HAND: &[&str] = &[
     "Record",
     "Redactor",
     "Reply",
+    "Sealed",
     "ServerTls",
     "Session",
     "Settings",
