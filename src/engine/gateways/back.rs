@@ -127,6 +127,15 @@ impl GatewayKeeper<'_> {
         self.forget(item).await
     }
 
+    /// Records the end of a removal that was done and not recorded.
+    pub(super) async fn is_gone(&self, item: &ItemKey, id: &str) -> Result<(), Trouble> {
+        for kind in [GatewayKey::Lns, GatewayKey::Cups] {
+            self.remove_key(item, id, kind, false).await?;
+        }
+        self.record(item, ItemStep::Remove, true).await?;
+        self.forget(item).await.map(drop)
+    }
+
     async fn remove_key(
         &self,
         of: &ItemKey,

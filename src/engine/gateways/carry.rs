@@ -78,6 +78,13 @@ impl GatewayKeeper<'_> {
     async fn one(&self, item: &ItemKey) -> Result<Outcome, Trouble> {
         let sealed = self.log.sealed_as(MESSAGE, item).await?;
         let id = &sealed.target_device;
+        if self.log.state(item).is_open(ItemStep::Remove)
+            && self.target.side().gateway(id, &["ids".to_owned()]).await.map_err(retry)?.is_none()
+        {
+            self.is_gone(item, id).await?;
+            let why = "a rollback that was interrupted has deleted it; the next run registers it anew";
+            return Err(Trouble::Retry { why: why.to_owned(), maybe_applied: false });
+        }
         if !self.log.state(item).has(ItemStep::Create) && self.create(item, id, &sealed.write).await? {
             return Ok(Outcome::Already);
         }

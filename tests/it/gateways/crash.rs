@@ -95,6 +95,8 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
             fs::remove_file(&file).expect("ours");
             world.run().expect(0);
             run_and_kill(&world, "rollback", 3, false);
+            // Where the gateway was deleted and that was not recorded, the first run finds it gone.
+            world.run();
             world.run().expect(0);
             let there = path::bytes(&stored(&world, MANAGED), "lbs_lns_secret.value");
             let held = fs::read_to_string(&file).expect("there");
