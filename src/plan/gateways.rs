@@ -122,8 +122,7 @@ pub struct There {
 
 impl fmt::Debug for There {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { theirs, deleted, by_us, eui_holder, .. } = self;
-        write!(f, "There(ours: {}, {theirs}, {deleted}, {by_us}, {eui_holder:?})", self.ours.is_some())
+        write!(f, "There(ours: {}, theirs: {}, deleted: {})", self.ours.is_some(), self.theirs, self.deleted)
     }
 }
 
