@@ -246,7 +246,7 @@ section! {
         "people" people: StringMap, default "none: the target's owner is the contact", example r#"{ jane = "jane-doe" }"#;
         /// New API keys at the target: `lns` for a gateway that connects to the LNS, `cups` for one that is managed by CUPS.
         "api-keys" api_keys: Vec<At<String>>, default "none", example r#"["lns"]"#;
-        /// The file that gets the new API keys, which are nowhere else; only its owner can read it.
+        /// The file that gets the new API keys, which are sealed in the journal and nowhere else; only its owner can read it.
         "keys-file" keys_file: String, default "`\"gateway-keys.csv\"`", example r#""gateway-keys.csv""#;
         /// The API key for gateways at the source.
         "api-key" api_key: Reference, default "that of the source", example r#"{ env = "GATEWAYS_API_KEY" }"#;

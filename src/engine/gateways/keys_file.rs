@@ -22,7 +22,7 @@ impl GatewayKeeper<'_> {
         let mut any = false;
         for (gateway, _) in known(&self.log) {
             for (item, state) in self.log.known(&nowhere()).into_iter().filter(|(item, _)| item.sort == KEY) {
-                let Some((of, kind)) = item.id.split_once('/').filter(|(of, _)| *of == gateway.id) else {
+                let Some((_, kind)) = item.id.split_once('/').filter(|(of, _)| *of == gateway.id) else {
                     continue;
                 };
                 let Some((id, _)) = state.key() else { continue };
@@ -30,7 +30,6 @@ impl GatewayKeeper<'_> {
                 let sealed = self.log.sealed_as(MESSAGE, &gateway).await?;
                 let eui = crate::plan::gateways::eui(&sealed.write.message);
                 let eui = eui.map(|eui| eui.to_string()).unwrap_or_default();
-                debug_assert_eq!(of, gateway.id);
                 let _ = writeln!(text, "{},{eui},{kind},{id},{}", sealed.target_device, secret.reveal());
                 any = true;
             }

@@ -154,3 +154,15 @@ fn inside_one_deployment_a_gateway_stays() {
     world.run().expect(0).says("one deployment, which has it already: it stays as it is");
     assert_eq!(gateway(&world.source, FULL), before);
 }
+
+#[test]
+fn a_rehearsal_registers_them_in_an_embedded_stack_alone() {
+    let world = world();
+    config(&world, "ids = [\"roof-1\", \"roof-2\"]\napi-keys = [\"lns\"]", "");
+    world.call("rehearse", &[]).expect(0).says("gateways: 2 registered");
+    assert_eq!((world.source.writes().len(), world.target.writes().len()), (0, 0));
+    assert!(
+        !world.dir.path().join("gateway-keys.csv").exists(),
+        "keys of an embedded stack are of use to nobody"
+    );
+}
