@@ -126,8 +126,14 @@ impl State {
     /// The state for a new run: what was seen of both sides before a clear counts only for the run that saw it.
     #[must_use]
     pub fn resumed(mut self) -> Self {
-        if !self.finished && self.cleared().next().is_none() {
-            self.done.retain(|step| !matches!(step, Step::CheckSnapshot | Step::Verify(_)));
+        let untouched = self.cleared().next().is_none();
+        let clears = self.recipe.as_ref().is_some_and(|r| r.clear.iter().any(|c| !self.has(Step::Clear(*c))));
+        if !self.finished && (untouched || clears) {
+            self.done.retain(|step| !matches!(step, Step::Verify(_)));
+        }
+        // Of what is perhaps cleared the last seal stays the one that counts.
+        if !self.finished && untouched {
+            self.done.remove(&Step::CheckSnapshot);
         }
         if !self.removes() {
             self.done.retain(|step| !matches!(step, Step::CheckBack | Step::VerifyBack(_)));
@@ -463,7 +469,7 @@ impl State {
 
     /// True while the target is, or should be, muted by this move.
     pub fn target_is_muted(&self) -> bool {
-        self.is_mute_target() && !self.has(Step::UnmuteTarget)
+        self.is_mute_target() && !self.has(Step::UnmuteTarget) && !self.lived_before()
     }
 
     fn mutes(&self) -> bool {

@@ -114,12 +114,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// Reads both sides and decides what the source gets.
     async fn decide_back(&mut self) -> Result<(Found, Back), Trouble> {
         let there = self.target_records().await?;
-        let state = self.log.state();
-        let made_live = state.has(Step::Create(Component::Ns)) && state.made().any(|c| c == Component::Ns);
-        if made_live && there.ns.is_none() && !state.removes() {
-            let text = "the target's record is gone, and not by us: its counters are not known";
-            return Err(Trouble::Refuse(changed(text, Component::Ns)));
-        }
+        let (known, lost) = self.as_last_known(&there).await?;
         let sealed = self.log.last_seen().await?;
         let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         let written =
@@ -135,7 +130,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             written: &written,
             sealed: &sealed,
             now: &now,
-            there: &there,
+            there: &known,
             cleared: &cleared,
             gone: &gone,
         };
@@ -149,9 +144,23 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             }
         })?;
         let mut back = back;
+        back.findings.extend(lost);
         back.findings.extend(edits(&written, &there));
         back.findings.extend(found_muted.then(comes_back_muted));
         Ok((Found { records: there, hosts: facts.hosts.clone(), ..Found::default() }, back))
+    }
+
+    /// The target's records, or what was written where somebody has removed them: nothing is live there then, and what was sealed
+    /// is all that is left of the device.
+    pub(super) async fn as_last_known(&self, there: &Records) -> Result<(Records, Option<Finding>), Trouble> {
+        let state = self.log.state();
+        let made = state.has(Step::Create(Component::Ns)) && state.made().any(|c| c == Component::Ns);
+        let mut known = there.clone();
+        if !made || state.removes() {
+            return Ok((known, None));
+        }
+        let lost = back::as_written(&self.log.copy().await?, &mut known);
+        Ok((known, lost))
     }
 
     /// The whole records of ours on the target.

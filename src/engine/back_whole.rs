@@ -2,9 +2,13 @@
 
 use super::device::{Mover, Trouble, changed, retry};
 use crate::{
-    map::ttn_v2::{V2Device, is_cleared},
+    map::{
+        path,
+        ttn_v2::{V2Device, is_cleared, with_keys_of},
+    },
     model::device::{Component, Records},
     plan::{
+        MUTE,
         finding::{Finding, Kind, Severity},
         handover::{self, Return},
         transform::Found,
@@ -18,11 +22,6 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// Reads both sides and decides what the source gets.
     pub(super) async fn decide_return(&mut self) -> Result<(Records, Return), Trouble> {
         let there = self.target_records().await?;
-        let state = self.log.state();
-        if state.has(Step::Create(Component::Ns)) && there.ns.is_none() && !state.removes() {
-            let text = "the target's record is gone, and not by us: its counters are not known";
-            return Err(Trouble::Refuse(changed(text, Component::Ns)));
-        }
         let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         self.nobody_has_given_it_keys(now.v2.as_ref()).await?;
         let back = self.what_returns(&there).await?;
@@ -31,10 +30,13 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
 
     async fn what_returns(&self, there: &Records) -> Result<Return, Trouble> {
         let sealed = self.sealed_source().await?;
-        handover::back(&sealed, there).map_err(|finding| match finding.severity {
+        let (known, lost) = self.as_last_known(there).await?;
+        let mut back = handover::back(&sealed, &known).map_err(|finding| match finding.severity {
             Severity::Wait => Trouble::Wait(finding.text),
             _ => Trouble::Refuse(*finding),
-        })
+        })?;
+        back.findings.extend(lost);
+        Ok(back)
     }
 
     /// The last that was seen of the source before the clear.
@@ -87,7 +89,8 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// Gives the source its device back as a whole.
     pub(super) async fn restore_whole(&mut self, component: Component) -> Result<(), Trouble> {
         let step = Step::Restore(component);
-        let given = self.given_back().await?;
+        // Before the turn: what is read in it must not grow old.
+        let given = self.as_it_went_on().await?;
         let turn = self.ctx.source.turn().await;
         let now = self.ctx.source.read_in(&turn, &self.name.device).await.map_err(retry)?;
         // An attempt of ours. Without one the keys may be there and gone from V2's Network Server: a clear that was half done.
@@ -96,26 +99,37 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             return self.done(step, Ok(())).await;
         }
         self.nobody_has_given_it_keys(now.v2.as_ref()).await?;
-        let mut given = self.as_it_went_on(given).await?;
-        if let Some(now) = &now.v2 {
-            given = handover::with_counts_of(&given, now, &self.sealed_source().await?);
-        }
+        let given = match &now.v2 {
+            // What people have changed there since stays.
+            Some(now) => {
+                let given = handover::with_counts_of(&given, now, &self.sealed_source().await?);
+                V2Device::new(with_keys_of(now, &given))
+            }
+            None => given,
+        };
         self.intent(step).await?;
         let done = self.ctx.source.write_whole(&turn, &self.name.device, &given).await;
         drop(turn);
         self.done(step, done).await
     }
 
-    /// What the source is given, with what the muted target has heard since that was sealed.
-    async fn as_it_went_on(&mut self, given: V2Device) -> Result<V2Device, Trouble> {
+    /// What the source is given, with what the muted target has heard since that was sealed. It is muted still: V2 is live with
+    /// the write.
+    async fn as_it_went_on(&mut self) -> Result<V2Device, Trouble> {
+        let given = self.given_back().await?;
         if self.log.state().removes() {
             return Ok(given);
         }
         let there = self.target_records().await?;
+        if there.ns.as_ref().is_some_and(|ns| path::wrapped_flag(&ns.0, MUTE) != Some(false)) {
+            let text = "the target was unmuted after we muted it: the source does not get its keys back";
+            return Err(Trouble::Refuse(changed(text, Component::Ns).paths([MUTE])));
+        }
         let fresh = self.what_returns(&there).await?.device;
         if handover::has_joined(&given, &fresh) {
-            let why = "the device has joined the target in the meantime".to_owned();
-            return Err(Trouble::Retry { why, maybe_applied: false });
+            // What was decided is not what it has any more.
+            self.read_back_whole().await?;
+            return self.given_back().await;
         }
         Ok(fresh)
     }

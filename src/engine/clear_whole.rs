@@ -9,9 +9,10 @@ use super::{
     event::Event,
 };
 use crate::{
-    map::ttn_v2::{V2Device, cleared},
+    map::ttn_v2::{V2Device, cleared, is_cleared, same_standing},
     model::device::Component,
     plan::{
+        compare,
         finding::Finding,
         handover::{self, AfterClear},
         transform::Found,
@@ -59,6 +60,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     pub(super) async fn clear_whole(&mut self, component: Component) -> Result<(), Trouble> {
         let step = Step::Clear(component);
         if component == Component::Is {
+            self.nobody_uses_it_at_the_source().await?;
             self.intent(step).await?;
             let done = self.ctx.source.clear(&self.name.device, component).await;
             return self.done(step, done).await;
@@ -70,6 +72,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             };
             let looked = self.looked_at(&self.log.first_snapshot().await?, &now, Some(turn)).await;
             if matches!(looked, Err(Trouble::Refuse(_))) {
+                self.make_whole().await?;
                 let why = "the source still had its keys".to_owned();
                 self.log.record(&Logged::Failed { step, maybe_applied: false, why }).await?;
             }
@@ -99,6 +102,37 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         }
         self.is_cleared_at_the_source(session, &before).await?;
         self.done(step, Ok(())).await
+    }
+
+    /// A write of which one half may have been stored, and not the other, is followed by one of all that is there.
+    async fn make_whole(&mut self) -> Result<(), Trouble> {
+        let turn = self.ctx.source.turn().await;
+        let now = self.ctx.source.read_in(&turn, &self.name.device).await.map_err(unheard)?;
+        match &now.v2 {
+            Some(v2) => self.ctx.source.write_whole(&turn, &self.name.device, v2).await.map_err(unheard),
+            None => Ok(()),
+        }
+    }
+
+    /// Before the device is deleted: it has no keys, nobody has edited it, and it does not go on there with a session of its own.
+    async fn nobody_uses_it_at_the_source(&mut self) -> Result<(), Trouble> {
+        let before = self.seen_last().await?;
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+        let Some(now) = now.v2 else { return Ok(()) };
+        if !is_cleared(now.message(), !before.is_otaa()) || !same_standing(&before, &now) {
+            let text =
+                "it was edited at the source, or got keys there, since it was cleared: it is not deleted";
+            return Err(Trouble::Block(changed(text, Component::Is)));
+        }
+        let write = self.write(Component::Ns).await?;
+        let there = self.on_target(Component::Ns, &write).await?;
+        if handover::has_joined(&before, &now) && !there.is_some_and(|r| compare::was_heard_since(&write, &r))
+        {
+            let text =
+                "at the source with a session that began while it was cleared; not seen on the target yet";
+            return Err(Trouble::Wait(text.into()));
+        }
+        Ok(())
     }
 
     /// Before the copy goes: the source must not have lost its keys to somebody else.

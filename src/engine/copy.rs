@@ -187,17 +187,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 return Err(Trouble::Refuse(changed(text, Component::Js).paths(paths)));
             }
         }
-        for component in Component::ALL {
-            let paths = compare::changed_while_muted(
-                component,
-                sealed.records.get(component),
-                now.records.get(component),
-            );
-            if !paths.is_empty() {
-                let text = "the source was edited while the device was moved: nothing is cleared";
-                return Err(Trouble::Block(changed(text, component).paths(paths)));
-            }
-        }
+        self.nobody_edited_the_source(&sealed, &now)?;
         let queue = "session.queued_application_downlinks";
         let queued = now.records.ns.as_ref().is_some_and(|r| path::has(&r.0, queue));
         if queued && !self.ctx.wishes.allowed.contains(&Kind::QueuedDownlinks) {
@@ -206,7 +196,24 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             ));
         }
         let seal = self.log.seal_found("source-3", &now).await?;
+        self.looked = true;
         Ok(self.log.record(&Logged::Checked { seal }).await?)
+    }
+
+    /// What is there of a muted source is what was sealed of it, but for traffic. What is perhaps cleared may be gone.
+    fn nobody_edited_the_source(&self, sealed: &Found, now: &Found) -> Result<(), Trouble> {
+        for component in Component::ALL {
+            let now = now.records.get(component);
+            if now.is_none() && self.log.state().touched(Step::Clear(component)) {
+                continue;
+            }
+            let paths = compare::changed_while_muted(component, sealed.records.get(component), now);
+            if !paths.is_empty() {
+                let text = "the source was edited while the device was moved: nothing is cleared";
+                return Err(Trouble::Block(changed(text, component).paths(paths)));
+            }
+        }
+        Ok(())
     }
 
     /// Removes a record at the source. In `clear-first` the target is looked at once more: nothing may be in the way.
@@ -221,6 +228,13 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             {
                 return Err(Trouble::Refuse(taken(&self.target_id(), component, vec!["root_keys".into()])));
             }
+        }
+        if !self.looked && !first {
+            // An earlier run has looked, and was interrupted since.
+            let sealed = self.log.second_snapshot().await?;
+            let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
+            self.nobody_edited_the_source(&sealed, &now)?;
+            self.looked = true;
         }
         self.intent(step).await?;
         let done = self.ctx.source.clear(&self.name.device, component).await;

@@ -174,6 +174,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
                     tokio::time::sleep(LOOK_AFTER).await;
                 }
                 Err(Trouble::Refuse(finding)) if self.log.state().goes_back() => {
+                    self.did_nothing(step, was_open, &finding).await?;
                     return self.keep(finding).await;
                 }
                 Err(Trouble::Refuse(finding)) => {
@@ -213,10 +214,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         was_open: bool,
         finding: &Finding,
     ) -> Result<Option<Outcome>, LogError> {
-        if self.log.state().is_open(step) && !was_open {
-            let why = finding.to_string();
-            self.log.record(&Logged::Failed { step, maybe_applied: false, why }).await?;
-        }
+        self.did_nothing(step, was_open, finding).await?;
         let (kind, why) = (finding.kind.name().to_owned(), finding.to_string());
         let first = self.log.state().recipe().is_some_and(|r| r.strategy.clears_first());
         let cleared = self.log.state().cleared().next().is_some();
@@ -235,6 +233,15 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
             Err(Trouble::Fatal(error)) => Err(error),
             Err(_) => Ok(Some(Outcome::Stopped(format!("could not see the target: {finding}")))),
         }
+    }
+
+    /// A first attempt that was refused has surely done nothing.
+    async fn did_nothing(&mut self, step: Step, was_open: bool, finding: &Finding) -> Result<(), LogError> {
+        if self.log.state().is_open(step) && !was_open {
+            let why = finding.to_string();
+            self.log.record(&Logged::Failed { step, maybe_applied: false, why }).await?;
+        }
+        Ok(())
     }
 
     /// Why the move was given up, also when an earlier run recorded it.

@@ -20,7 +20,7 @@ use super::{
 use crate::model::ids::{DevAddr, Eui64};
 
 pub use attributes::{Attributes, mapped_key};
-pub use clear::{Session, cleared, is_cleared, restored, same_standing, without_session};
+pub use clear::{Session, cleared, is_cleared, restored, same_standing, with_keys_of, without_session};
 pub use records::{HOST, MAC_VERSION, PHY_VERSION, degrees, f_cnt_down_of, last_n_f_cnt_down, records};
 pub use state::mac_state;
 

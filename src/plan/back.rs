@@ -51,6 +51,52 @@ pub struct Back {
     pub findings: Vec<Finding>,
 }
 
+/// So many downlinks and join-accepts a target whose record is gone may have sent since it was written, without a device taking
+/// one for a repetition; a device takes steps of up to 16384 (LoRaWAN 1.0.2 §4.3.1.5).
+pub const UNKNOWN: u32 = 1000;
+
+/// Puts what was written in the place of the target's records that somebody has removed: with counters that are surely ahead.
+/// `None` when they are there.
+pub fn as_written(written: &Copy, there: &mut Records) -> Option<Finding> {
+    if there.ns.is_some() {
+        return None;
+    }
+    let counters = [
+        (Component::Ns, "session.last_n_f_cnt_down"),
+        (Component::Ns, "session.last_conf_f_cnt_down"),
+        (Component::As, compare::A_F_CNT_DOWN),
+        (Component::Js, "last_join_nonce"),
+    ];
+    for component in [Component::Ns, Component::As, Component::Js] {
+        let slot = there.slot(component);
+        let Some(write) = written.get(component).filter(|_| slot.is_none()) else { continue };
+        let mut message = write.message.clone();
+        for (_, at) in counters.iter().filter(|(of, _)| *of == component) {
+            if !path::has(&message, parent(at)) {
+                continue;
+            }
+            let ahead = u32::try_from(path::number(&message, at)).unwrap_or(u32::MAX).saturating_add(UNKNOWN);
+            path::set(&mut message, at, Value::U32(ahead));
+        }
+        *slot = Some(Record(message));
+    }
+    let text = format!(
+        "the target's record is gone, and not by us: it comes back as it was written there, with downlink counters {UNKNOWN} ahead; \
+         a session that it has joined there since is lost, and it has to join again"
+    );
+    let mut finding = Finding::new(Kind::ChangedMeanwhile, text).at(Component::Ns);
+    finding.severity = Severity::Warning;
+    Some(finding.fix("see that nobody has moved it elsewhere: it would be live twice"))
+}
+
+/// What must be there for the counter to be set: nonces always may be.
+fn parent(at: &str) -> &str {
+    match at.split_once('.') {
+        Some((parent, _)) => parent,
+        None => "root_keys",
+    }
+}
+
 /// Decides what the source gets. `source` is what the source said of itself.
 ///
 /// # Errors

@@ -102,7 +102,7 @@ fn counts_of_new_session(before: &V2Device, now: &V2Device) -> V2Device {
     // That none of its uplinks was taken since shows in the counter; what it has counted itself stays.
     let written = before.has_session() && now.f_cnt_up() == before.f_cnt_up();
     let up = if written { 0 } else { now.f_cnt_up() };
-    let down = if now.f_cnt_down() < MAX_FCNT_GAP { now.f_cnt_down().max(MARGIN) } else { MARGIN };
+    let down = if now.f_cnt_down() < MAX_FCNT_GAP - MARGIN { now.f_cnt_down() + MARGIN } else { MARGIN };
     let mut message = cleared(now.message(), false);
     path::set(&mut message, "lorawan_device.f_cnt_up", Value::U32(up));
     path::set(&mut message, "lorawan_device.f_cnt_down", Value::U32(down));

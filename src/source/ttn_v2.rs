@@ -39,7 +39,7 @@ use crate::{
 const PAGE: u64 = 1000;
 /// Readings of the list before it counts as never at rest.
 const READINGS: u32 = 6;
-/// How long a write may be put off after it was decided.
+/// How long a write may be put off after it was decided; longer only at a rate that is slower itself.
 const FRESH: Duration = Duration::from_secs(2);
 /// Length of a session key ID, in bytes (`pkg/joinserver` draws as many).
 const SESSION_KEY_ID: usize = 16;
@@ -313,7 +313,8 @@ impl Source for TtnV2Source {
     async fn write_whole(&self, turn: &Turn, device: &DeviceId, v2: &V2Device) -> Result<(), Error> {
         let method = "/handler.ApplicationManager/SetDevice";
         // What it was made of grows old: the caller looks again before another attempt.
-        let about = Call { repeat: Repeat::OnlyIfNotApplied, within: Some(FRESH), ..self.about(device) };
+        let pace = self.0.settings.limit.map_or(FRESH, |limit| FRESH.max(2 * limit.interval()));
+        let about = Call { repeat: Repeat::OnlyIfNotApplied, within: Some(pace), ..self.about(device) };
         let message = v2.message().clone();
         match &turn.0 {
             Some(turn) => self.call_in(turn, method, message, about).await,

@@ -51,7 +51,7 @@ impl Undo {
         Self {
             goes_back: mutes_target || cleared,
             mutes_target,
-            was_live: state.has(Step::UnmuteTarget),
+            was_live: state.touched(Step::UnmuteTarget),
             made: state.made().collect(),
             ..Self::before_clear(kind, why)
         }

@@ -170,6 +170,11 @@ impl ItemState {
             }
             ItemEvent::ItemIntent { step, .. } => {
                 next.open.insert(*step);
+                // Whether it is still there is not known any more.
+                if *step == ItemStep::Remove && next.done.remove(&ItemStep::Create) {
+                    next.done.remove(&ItemStep::Release);
+                    next.open.insert(ItemStep::Create);
+                }
             }
             ItemEvent::ItemDone { step, .. } => {
                 next.open.remove(step);

@@ -185,6 +185,53 @@ fn a_dead_run_is_taken_over_only_when_asked_and_after_a_watch() {
 }
 
 #[test]
+fn of_two_that_take_over_at_once_exactly_one_works() {
+    for round in 0..3_u64 {
+        let world = World::some(&DEVICES);
+        world.config(&format!("{}[rollout]\nin-flight = 1\n", CONFIG.replace("1s", "300ms")));
+        killed_before(&world, "NsEndDeviceRegistry/Set", "");
+        for (side, salt) in [(&world.source, 7), (&world.target, 13)] {
+            side.tts.on_call(move |call| {
+                let mute = salt == 7 && call.method.ends_with("NsEndDeviceRegistry/Set");
+                let time = if mute { 700 } else { (call.n * salt + round * 5) % 11 };
+                Some(Fault::Delay(Duration::from_millis(time)))
+            });
+        }
+        let takers = ["one", "two"].map(|name| {
+            let mut taker = another(&world, name, |text| text);
+            taker.arg("--take-over").spawn().expect("it starts")
+        });
+        let mut ended = takers.map(finish);
+        ended.sort_by_key(|ran| ran.code);
+        let [winner, loser] = ended;
+        winner.expect(0).says("3 devices moved");
+        assert!(!loser.expect(6).out.contains("moved\n"), "round {round}");
+        all_moved(&world);
+        no_markers(&world);
+    }
+}
+
+#[test]
+fn a_copy_of_a_journal_is_another_journal() {
+    let world = World::some(&DEVICES);
+    world.config(CONFIG);
+    slow_mutes(&world, Duration::from_secs(2));
+    let first = world.start();
+    wait_for("the marker", || marker(&world.target).is_some());
+    let dir = world.dir.path();
+    for file in fs::read_dir(dir).expect("ours").map(|file| file.expect("ours").path()) {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if let Some(rest) = name.strip_prefix("test.journal") {
+            fs::copy(&file, dir.join(format!("other.journal{rest}"))).expect("a copy");
+        }
+    }
+    ran(other(&world)).expect(6).says("cannot be taken over").says("is at work");
+    finish(first).expect(0).says("3 devices moved");
+    all_moved(&world);
+    no_markers(&world);
+}
+
+#[test]
 fn the_same_journal_goes_on_at_once() {
     let world = World::some(&DEVICES);
     // Were the marker watched, this would take a day.

@@ -53,6 +53,34 @@ fn a_device_that_sent_before_its_create_was_known_is_not_taken_for_edited() {
     world.run().expect(0).says("1 device moved");
 }
 
+/// The intent of a clear is recorded, its call was lost, and before the next run somebody works on either side.
+#[test]
+fn a_clear_that_was_interrupted_begins_with_another_look_at_both_sides() {
+    for (at_source, name) in [
+        (false, "AsEndDeviceRegistry/Delete"),
+        (true, "AsEndDeviceRegistry/Delete"),
+        (false, "NsEndDeviceRegistry/Delete"),
+    ] {
+        let world = World::some(&[2]);
+        world.config(CONFIG);
+        world.source.tts.on_call(move |call| {
+            (call.is_write && call.method.ends_with(name)).then_some(Fault::Status(tonic::Code::Unknown))
+        });
+        world.run().expect(3).says("in the middle");
+        world.source.tts.unhook();
+        if at_source {
+            world.source.edit(Table::Ns, APP, &dev(2), |ns| {
+                path::set(ns, "frequency_plan_id", Value::String("US_902_928_FSB_2".to_owned()));
+            });
+        } else {
+            world.target.remove(Table::Ns, APP, &dev(2));
+        }
+        let ran = world.run().expect(3);
+        let left = world.source.record(Table::Ns, APP, &dev(2));
+        assert!(left.is_some_and(|ns| path::has(&ns, "session")), "{name}: {ran:?}");
+    }
+}
+
 #[test]
 fn ctrl_c_drains_and_the_same_command_goes_on() {
     let world = World::fleet();

@@ -317,3 +317,34 @@ fn what_a_rollback_could_not_remove_goes_with_the_next() {
     world.call("rollback", &["--yes"]).expect(0).says("nothing to bring back").says("fleet-lab removed");
     assert_eq!(world.target.count(Table::Is, APP), 0, "the marker is gone");
 }
+
+/// What somebody has removed from the target is in the journal alone.
+#[test]
+fn a_device_whose_copy_is_gone_comes_back_from_the_seal() {
+    for (mode, session) in [("keys", "keep"), ("delete", "keep"), ("keys", "drop")] {
+        let world = World::some(&[1, 2]);
+        world.config(&format!(
+            "[transform]\nsession = \"{session}\"\n[clear]\nmode = \"{mode}\"\nwhen = \"verified\"\n"
+        ));
+        let before = world.source.record(Table::Ns, APP, &dev(2)).expect("there");
+        let key = world.source.record(Table::Js, APP, &dev(1)).expect("OTAA");
+        world.run().expect(0);
+        for number in [1, 2] {
+            for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+                world.target.remove(table, APP, &dev(number));
+            }
+        }
+        world.call("rollback", &["--dry-run"]).says("the target's record is gone, and not by us");
+        world.call("rollback", &["--yes"]).expect(0);
+        let js = world.source.record(Table::Js, APP, &dev(1)).expect("it is back");
+        let root = |js: &prost_reflect::DynamicMessage| path::bytes(js, "root_keys.app_key.key");
+        assert_eq!(root(&js), root(&key), "{mode}");
+        let ns = world.source.record(Table::Ns, APP, &dev(2)).expect("it is back");
+        assert!(!is_muted(&ns), "{mode}");
+        let of = |ns: &prost_reflect::DynamicMessage, at: &str| path::number(ns, at);
+        assert_eq!(of(&ns, "session.last_f_cnt_up"), of(&before, "session.last_f_cnt_up"), "{mode}");
+        let at = "session.last_n_f_cnt_down";
+        assert!(of(&ns, at) >= of(&before, at) + 1000, "{mode}: downlinks are ahead of what was sent there");
+        world.call("rollback", &["--yes"]).expect(0);
+    }
+}

@@ -50,7 +50,13 @@ impl Side {
 
     /// How many devices of an application a component holds.
     pub fn count(&self, table: Table, app: &str) -> usize {
-        self.tts.store().iter(table).filter(|(key, _)| key.starts_with(&format!("{app}."))).count()
+        self.count_if(table, app, |_| true)
+    }
+
+    /// Those of them of which this is true.
+    pub fn count_if(&self, table: Table, app: &str, is: impl Fn(&DynamicMessage) -> bool) -> usize {
+        let prefix = format!("{app}.");
+        self.tts.store().iter(table).filter(|(key, record)| key.starts_with(&prefix) && is(record)).count()
     }
 
     /// Changes a stored record.

@@ -256,6 +256,9 @@ impl Keeper {
     /// Makes the API key of one that needs one. The server tells the key once: one that was made and not recorded is found by its
     /// name, deleted, and made anew.
     async fn make_key(&self, item: &ItemKey, sort: &Sort) -> Result<(), Trouble> {
+        if self.log.state(item).is_open(ItemStep::RemoveKey) {
+            self.remove_key(item).await?;
+        }
         let state = self.log.state(item);
         if sort.key.is_none() || !state.wants_key() || state.key().is_some() {
             return Ok(());

@@ -68,7 +68,8 @@ impl Keeper {
         let which = self.here(sort, item);
         let was = belongings::as_it_was(sort, &sealed.found);
         let paused = belongings::paused(sort, was.clone());
-        let wanted = if step == ItemStep::PauseSource { &paused } else { &was };
+        let by_us = step == ItemStep::PauseSource || self.log.state(item).touched(ItemStep::PauseSource);
+        let wanted = if by_us { &paused } else { &was };
         let now = self.source.side().belonging(which).await.map_err(retry)?;
         // By another run that shares the source, by an attempt of ours, or with its device.
         let already = now.as_ref().is_none_or(|now| {
@@ -83,6 +84,17 @@ impl Keeper {
                     finding.fix("set the copy right by hand, then delete it at the source by hand"),
                 ));
             }
+        }
+        let copy = self.there(sort, item, &sealed.target_device);
+        let copy = self.target.side().belonging(copy).await.map_err(retry)?;
+        let written = self.last_write(item, sort, &sealed.write).await?;
+        let paths = copy.map_or_else(
+            || vec!["it is gone".to_owned()],
+            |copy| belongings::differences(sort, &written, &copy),
+        );
+        if !paths.is_empty() && !already {
+            let finding = edited(item, "the copy is not as it was written: the source keeps its own", paths);
+            return Err(Trouble::Block(finding.fix("set the copy right by hand, then run again")));
         }
         self.record_step(item, step, false).await?;
         if !already {

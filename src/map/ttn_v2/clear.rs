@@ -60,6 +60,19 @@ pub fn without_session(device: &V2Device) -> DynamicMessage {
     message
 }
 
+/// A device as it is now, with the keys, the session and the counters of another reading: what people have written of it stays.
+pub fn with_keys_of(now: &V2Device, given: &V2Device) -> DynamicMessage {
+    let mut message = now.message().clone();
+    let keys = SESSION.into_iter().chain([APP_KEY]).map(|(field, _)| field);
+    for at in keys.chain(["f_cnt_up", "f_cnt_down"]).map(lorawan) {
+        match path::get(given.message(), &at) {
+            Some(value) => path::set(&mut message, &at, value.into_owned()),
+            None => path::clear(&mut message, &at),
+        }
+    }
+    message
+}
+
 fn keep_session(message: &mut DynamicMessage) {
     SESSION.into_iter().for_each(|(field, _)| path::clear(message, &lorawan(field)));
 }

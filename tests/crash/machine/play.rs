@@ -292,7 +292,14 @@ impl Game {
             if let Some(wrong) = wrong.iter().find(|wrong| wrong.starts_with(&format!("{name}:"))) {
                 return Err(format!("the air: {wrong}\n{}", self.last));
             }
-            prove_alive(ether, device).map_err(|why| format!("{}: {why}\n{}", dev(number), self.last))?;
+            let told = |why: String| format!("{}: {why}\n{}", dev(number), self.last);
+            // A device whose session was dropped notices that nobody answers, and joins again.
+            let answered =
+                ether.uplink(device, 1, b"up", true).is_ok_and(|answer| answer.answered_by.is_some());
+            if !answered && device.joins() {
+                ether.join(device).map_err(|why| told(why.to_string()))?;
+            }
+            prove_alive(ether, device).map_err(told)?;
         }
         drop(field);
         self.promises(&self.auditor.finish()).map_err(|why| format!("in the end: {why}\n{}", self.last))

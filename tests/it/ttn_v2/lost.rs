@@ -220,3 +220,105 @@ fn a_session_that_somebody_gave_an_abp_device_since_is_not_overwritten() {
     assert_eq!(device.nwk_s_key().map(|k| k.to_vec()), Some(vec![7; 16]));
     assert!(!is_muted(&world.on_target(Table::Ns, "abp-003").expect("it stays")));
 }
+
+/// A device of V2 that was moved, deleted there, and registered anew by somebody: V2 refuses what a rollback gives it.
+#[test]
+fn a_device_that_the_source_does_not_take_back_stays_alive_on_the_target() {
+    let world = V2World::some(&["node-001"]);
+    let before = world.device("node-001").expect("there").message().clone();
+    world.config(&format!("{PLAIN}\n[clear]\nmode = \"delete\"\nwhen = \"verified\"\n"));
+    world.run().expect(0);
+    assert!(world.device("node-001").is_none());
+    let mut other = before;
+    for at in ["dev_id", "lorawan_device.dev_id"] {
+        path::set(&mut other, at, Value::String("other".to_owned()));
+    }
+    world.v2.take_devices(vec![other], V2_APP).expect("memory");
+    for _ in 0..2 {
+        let ran = world.call("rollback", &["--yes"]);
+        assert_eq!(ran.code, Some(3), "{}", ran.said());
+        assert!(!is_muted(&world.on_target(Table::Ns, "node-001").expect("it stays")), "{}", ran.said());
+    }
+    world.remove("other");
+    world.call("rollback", &["--yes"]).expect(0);
+    assert!(world.device("node-001").is_some_and(|device| device.is_otaa()));
+}
+
+#[test]
+fn a_target_that_somebody_unmuted_on_the_way_back_is_not_live_at_the_source_too() {
+    let world = V2World::some(&["abp-003"]);
+    world.config(PLAIN);
+    world.run().expect(0);
+    // Right before V2 is read for its write somebody wonders why the device is silent.
+    let target = Arc::clone(&world.target.tts);
+    let replied = AtomicBool::new(false);
+    world.target.tts.on_replied(move |call| {
+        if call.rpc() == "NsEndDeviceRegistry/Set" && !replied.swap(true, Ordering::SeqCst) {
+            let key = format!("{V2_APP}.abp-003");
+            let mut store = target.store();
+            let mut ns = store.get(Table::Ns, &key).cloned().expect("muted");
+            path::clear(&mut ns, "mac_settings.schedule_downlinks");
+            store.put(Table::Ns, &key, ns).expect("memory");
+        }
+    });
+    let ran = world.call("rollback", &["--yes"]);
+    let live = !is_muted(&world.on_target(Table::Ns, "abp-003").expect("it is there"));
+    let device = world.device("abp-003").expect("there");
+    assert!(!(live && device.has_session()), "live on both: {}", ran.said());
+}
+
+#[test]
+fn what_people_wrote_at_the_source_since_stays_there_on_the_way_back() {
+    let world = V2World::some(&["node-001"]);
+    world.config(PLAIN);
+    world.run().expect(0);
+    world.edit("node-001", |device| {
+        path::set(device, "description", Value::String("moved to the cellar".to_owned()));
+    });
+    world.call("rollback", &["--yes"]).expect(0);
+    let device = world.device("node-001").expect("there");
+    assert_eq!(device.description(), "moved to the cellar");
+    assert!(device.is_otaa() && device.has_session());
+}
+
+#[test]
+fn a_device_that_got_keys_at_the_source_since_is_not_deleted_there() {
+    let world = V2World::some(&["node-000"]);
+    let key = world.device("node-000").expect("there").app_key().map(|key| key.to_vec());
+    world.config(&format!("{PLAIN}\n[clear]\nmode = \"delete\"\nwhen = \"seen\"\n"));
+    world.run().says("not seen there yet");
+    world.edit("node-000", |device| {
+        path::set(device, "lorawan_device.app_key", Value::Bytes(key.clone().expect("OTAA").into()));
+    });
+    // Seen there now: it has joined.
+    world.target.edit(Table::Ns, V2_APP, "node-000", |ns| {
+        path::set(ns, "session.dev_addr", Value::Bytes(vec![0x26, 9, 9, 9].into()));
+        path::set(ns, "session.keys.session_key_id", Value::Bytes(vec![1; 16].into()));
+    });
+    let ran = world.run().expect(3);
+    assert!(ran.said().contains("it is not deleted"), "{}", ran.said());
+    assert!(world.device("node-000").is_some_and(|device| device.is_otaa()));
+}
+
+#[test]
+fn a_device_whose_copy_is_gone_comes_back_from_the_seal() {
+    let world = V2World::some(&["node-001", "abp-003"]);
+    let keys = ["node-001", "abp-003"].map(|id| {
+        let device = world.device(id).expect("there");
+        (device.app_key().map(|k| k.to_vec()), device.nwk_s_key().map(|k| k.to_vec()), device.f_cnt_down())
+    });
+    world.config(PLAIN);
+    world.run().expect(0);
+    for key in world.target_keys(Table::Is) {
+        for table in [Table::Is, Table::Js, Table::As, Table::Ns] {
+            world.target.tts.store().remove(table, &key).expect("memory");
+        }
+    }
+    world.call("rollback", &["--yes"]).expect(0).says("the target's record is gone, and not by us");
+    for (id, (app_key, nwk_s_key, down)) in ["node-001", "abp-003"].into_iter().zip(keys) {
+        let device = world.device(id).expect("there");
+        assert_eq!(device.app_key().map(|k| k.to_vec()), app_key, "{id}");
+        assert_eq!(device.nwk_s_key().map(|k| k.to_vec()), nwk_s_key, "{id}");
+        assert!(device.f_cnt_down() > down + 1000, "{id}: {}", device.f_cnt_down());
+    }
+}
