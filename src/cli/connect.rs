@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
+use prost_reflect::Value;
+
 use super::{
     Exit, Failure,
     embedded::{self, Embedded, EmbeddedTtnV2, EmbeddedTts},
@@ -10,10 +12,13 @@ use crate::{
     config::{self, Config, Env, Other},
     engine::{
         event::Sink,
+        gateways::{GatewayJob, Which},
         run::{Job, Pace},
     },
+    map::path,
     model::{ids::AppId, secret::Secret},
     plan::{
+        self,
         facts::{Hosts, IdFrom, SessionMode, Versions, Wishes},
         finding::Kind,
     },
@@ -36,6 +41,8 @@ const V2_RATE: wire::Rate = wire::Rate::per_second(5);
 pub struct Sides {
     /// What is moved.
     pub jobs: Vec<Job>,
+    /// Gateways that are registered.
+    pub gateways: Option<GatewayJob>,
     _embedded: Vec<Embedded>,
 }
 
@@ -47,7 +54,8 @@ pub async fn sides(config: &Config, events: &Sink) -> Result<Sides, Failure> {
     let mut embedded = Vec::new();
     let source = Place::start(config, &config.source, Side::Source, &mut embedded).await?;
     let target = Place::start(config, &config.target, Side::Target, &mut embedded).await?;
-    jobs(config, &source, &target, events).map(|jobs| Sides { jobs, _embedded: embedded })
+    let gateways = gateways(config, &source, &target, events)?;
+    jobs(config, &source, &target, events).map(|jobs| Sides { jobs, gateways, _embedded: embedded })
 }
 
 /// As [`sides`], with embedded stacks in their place.
@@ -61,17 +69,86 @@ pub fn with_embedded(
     events: &Sink,
 ) -> Result<Sides, Failure> {
     let (from, to) = (Place::of(&source), Place::of(&target));
-    jobs(config, &from, &to, events).map(|jobs| Sides { jobs, _embedded: vec![source, target] })
+    let gateways = gateways(config, &from, &to, events)?;
+    jobs(config, &from, &to, events).map(|jobs| Sides { jobs, gateways, _embedded: vec![source, target] })
 }
 
-fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Result<Vec<Job>, Failure> {
-    let owner = match &config.owner {
-        Some(config::Owner::User(id)) => Some(Owner::User(id.clone())),
-        Some(config::Owner::Organization(id)) => Some(Owner::Organization(id.clone())),
+fn account(owner: &config::Owner) -> Owner {
+    match owner {
+        config::Owner::User(id) => Owner::User(id.clone()),
+        config::Owner::Organization(id) => Owner::Organization(id.clone()),
+    }
+}
+
+/// Who owns what is made on the target.
+fn owner(config: &Config, target: &Place) -> Option<Owner> {
+    match &config.owner {
+        Some(owner) => Some(account(owner)),
         // The administrator of an embedded stack owns what is made there.
         None if target.is_embedded() => Some(Owner::User(rehearsal::ADMIN.to_owned())),
         None => None,
+    }
+}
+
+fn gateways(
+    config: &Config,
+    source: &Place,
+    target: &Place,
+    events: &Sink,
+) -> Result<Option<GatewayJob>, Failure> {
+    let Some(gateways) = &config.gateways else { return Ok(None) };
+    let which = match &gateways.which {
+        config::WhichGateways::Owner(owner) => Which::Owner(account(owner)),
+        config::WhichGateways::Listed(list) => Which::Listed(list.iter().map(listed).collect()),
+        config::WhichGateways::Chosen(chosen) => {
+            let chosen = chosen.select(io::stdin());
+            match chosen.map_err(|e| Failure::new(Exit::Usage, format!("gateways: {e}"), None))? {
+                config::Selection::All => Which::Glob(glob::Pattern::new("*").into_iter().collect()),
+                config::Selection::Ids(ids) => Which::Ids(ids.iter().map(ToString::to_string).collect()),
+                config::Selection::Glob(globs) => Which::Glob(globs),
+            }
+        }
     };
+    let of_tts = !matches!(source, Place::TtnV2(_) | Place::EmbeddedTtnV2 { .. });
+    let from = of_tts.then(|| source.stack(Side::Source, config, gateways.api_key.as_ref(), events));
+    let ca = match &config.target {
+        config::Side::Tts(stack) => stack.ca.as_ref().map(|ca| ca.display().to_string()),
+        _ => None,
+    };
+    Ok(Some(GatewayJob {
+        source: from.transpose()?,
+        target: target.stack(Side::Target, config, None, events)?,
+        owner: owner(config, target),
+        which,
+        wishes: plan::gateways::Wishes {
+            prefix: gateways.id_prefix.clone(),
+            people: config.people.clone(),
+            api_keys: gateways.api_keys.clone(),
+            frequency_plans: config.transform.frequency_plans.clone(),
+            allowed: config.transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
+        },
+        keys_file: gateways.keys_file.clone(),
+        ca,
+        max: gateways.max,
+        in_flight: config.rollout.in_flight,
+    }))
+}
+
+/// A gateway as the configuration has it.
+fn listed(gateway: &config::ListedGateway) -> plan::gateways::Found {
+    let text = |text: &str| Value::String(text.to_owned());
+    let mut message = proto::message("Gateway");
+    path::set(&mut message, "ids.gateway_id", text(&gateway.id));
+    path::set(&mut message, "ids.eui", Value::Bytes(gateway.eui.0.to_vec().into()));
+    path::set(&mut message, "frequency_plan_ids", Value::List(vec![text(&gateway.frequency_plan)]));
+    if !gateway.name.is_empty() {
+        path::set(&mut message, "name", text(&gateway.name));
+    }
+    plan::gateways::Found { id: gateway.id.clone(), message, secrets: true }
+}
+
+fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Result<Vec<Job>, Failure> {
+    let owner = owner(config, target);
     let to = target.stack(Side::Target, config, None, events)?;
     let mut jobs = Vec::new();
     for application in &config.applications {
@@ -271,6 +348,8 @@ fn real(stack: &config::Stack, key: Secret, settings: Settings) -> Result<Stack,
         ns: is.at(at(&stack.network_server)).map_err(call)?,
         as_: is.at(at(&stack.application_server)).map_err(call)?,
         js: is.at(at(&stack.join_server)).map_err(call)?,
+        gs: is.at(at(&stack.gateway_server)).map_err(call)?,
+        gateway_server: stack.gateway_server.host.clone(),
         is,
         hosts,
     })
@@ -286,7 +365,15 @@ fn other(other: &Other, settings: Settings) -> Result<Stack, Failure> {
 }
 
 fn one_address(client: Client, hosts: Hosts) -> Stack {
-    Stack { is: client.clone(), ns: client.clone(), as_: client.clone(), js: client, hosts }
+    Stack {
+        is: client.clone(),
+        ns: client.clone(),
+        as_: client.clone(),
+        gs: client.clone(),
+        js: client,
+        gateway_server: hosts.ns.clone(),
+        hosts,
+    }
 }
 
 fn tls(ca: Option<&std::path::PathBuf>, insecure: bool) -> Tls {

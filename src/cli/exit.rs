@@ -60,7 +60,12 @@ impl Exit {
     /// The code of a run.
     pub fn of(summary: &Summary) -> Self {
         let some = |which: fn(&Outcome) -> bool| {
-            summary.count(which) > 0 || summary.belongings.iter().any(|(_, outcome)| which(outcome))
+            summary.count(which) > 0
+                || summary
+                    .belongings
+                    .iter()
+                    .chain(&summary.gateways.outcomes)
+                    .any(|(_, outcome)| which(outcome))
         };
         if summary.locked {
             Self::Journal

@@ -146,6 +146,13 @@ impl From<crate::engine::run::RunError> for Failure {
             }
             E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
             E::Embedded(_) => (Exit::Failed, None),
+            E::KeysFile { .. } => (
+                Exit::Failed,
+                Some("the keys are sealed in the journal: run again once it can be written".to_owned()),
+            ),
+            E::TooManyGateways { .. } => {
+                (Exit::Usage, Some("raise gateways.max-gateways, or choose fewer".to_owned()))
+            }
             E::TooMany { .. } => {
                 (Exit::Usage, Some("raise clear.max-devices, or move fewer devices at a time".to_owned()))
             }

@@ -42,7 +42,9 @@ pub(super) async fn run(
     let work = async move {
         let sides = connect::sides(&config, &sink).await?;
         let journal = journal_if_there(&config)?;
-        let (plan, _) = run::plan(&sides.jobs, journal.as_ref(), &connect::pace(&config), &sink).await?;
+        let (plan, _) =
+            run::plan(&sides.jobs, sides.gateways.as_ref(), journal.as_ref(), &connect::pace(&config), &sink)
+                .await?;
         if let Some(journal) = journal {
             journal.close().await?;
         }
@@ -59,5 +61,6 @@ pub(super) async fn run(
     terminal.json(&report::json::line("planned", report::json::plan(&plan)));
     let around = plan.applications.iter().flat_map(|a| &a.belongings);
     let stopped = around.filter(|item| item.verdict == belongings::Verdict::Stop).count();
+    let stopped = stopped + usize::from(plan.gateways.stops());
     Ok(if stopped + plan.count(|v| *v == Verdict::Stop) > 0 { Exit::Devices } else { Exit::Done })
 }

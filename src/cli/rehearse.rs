@@ -59,6 +59,10 @@ pub(super) async fn run(
             };
             rehearse::mirror(job, into, config.rollout.in_flight).await?;
         }
+        let gateways = match &real.gateways {
+            Some(job) => crate::engine::gateways::found(job).await?,
+            None => Vec::new(),
+        };
         drop(real);
         let target = match &source {
             Embedded::Tts(source) if one_deployment => embedded::again(source, wire::Side::Target).await?,
@@ -72,7 +76,14 @@ pub(super) async fn run(
         if let Embedded::TtnV2(_) = &source {
             config.limits.source = FAST.parse().ok();
         }
-        let sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink)?;
+        if let Some(gateways) = &mut config.gateways {
+            // New API keys of an embedded stack are of use to nobody.
+            gateways.keys_file = folder.path.join("gateway-keys.csv");
+        }
+        let mut sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink)?;
+        if let Some(job) = &mut sides.gateways {
+            job.which = crate::engine::gateways::Which::Listed(gateways);
+        }
         let consent = super::run::Consent { yes: true, take_over: false };
         let how = super::run::How { pace: connect::pace(&config), consent, planned: None };
         super::run::carry_out(&config, how, sides, terminal, sink, &stop).await

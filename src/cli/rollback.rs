@@ -15,7 +15,7 @@ use crate::{
         event::{Sink, Summary},
         lock::Terms,
         rollback::{Chosen, Rollback},
-        run::{Job, Stop},
+        run::Stop,
     },
     journal::JournalHandle,
     model::ids::{AppId, DeviceId},
@@ -59,7 +59,7 @@ pub(super) async fn run(
     let sink = Sink::new(sender);
     let work = async {
         let sides = connect::sides(&config, &sink).await?;
-        let result = carry_out(arguments, &config, &sides.jobs, &journal, &chosen, terminal, sink).await;
+        let result = carry_out(arguments, &config, &sides, &journal, &chosen, terminal, sink).await;
         let closed = journal.close().await;
         let summary = result?;
         closed?;
@@ -75,7 +75,7 @@ pub(super) async fn run(
 async fn carry_out(
     arguments: &RollbackArguments,
     config: &Config,
-    jobs: &[Job],
+    sides: &connect::Sides,
     journal: &JournalHandle,
     chosen: &Chosen,
     terminal: &Terminal,
@@ -83,18 +83,32 @@ async fn carry_out(
 ) -> Result<Option<Summary>, Failure> {
     let stop = Stop::default();
     let lock = Terms::of(journal, config.limits.lock_renewal, arguments.consent.take_over).await?;
-    let rollback = Rollback { journal, pace: connect::pace(config), events: &sink, stop: &stop, lock };
+    let rollback = Rollback {
+        journal,
+        pace: connect::pace(config),
+        events: &sink,
+        stop: &stop,
+        lock,
+        gateways: sides.gateways.as_ref(),
+    };
+    let jobs = &sides.jobs[..];
     let returns = rollback.survey(jobs, chosen).await?;
     let around = rollback.around(jobs, chosen).await?;
     terminal.data(&report::rollback::text(&returns));
     if around > 0 {
         terminal.data(&format!("  - around the devices: {around} to take back, once all devices are back"));
     }
-    terminal.json(&report::json::line("rollback-planned", report::rollback::json(&returns)));
+    let gateways = rollback.gateways(jobs, chosen).await?;
+    if !gateways.is_empty() {
+        terminal.data(&report::gateways::rollback(&gateways));
+    }
+    let mut planned = report::rollback::json(&returns);
+    planned["gateways"] = report::gateways::rollback_json(&gateways).into();
+    terminal.json(&report::json::line("rollback-planned", planned));
     if arguments.dry_run {
         return Ok(None);
     }
-    if returns.is_empty() && around == 0 {
+    if returns.is_empty() && around == 0 && gateways.is_empty() {
         let removed = rollback.tidy(jobs).await?.removed;
         removed
             .iter()

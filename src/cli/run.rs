@@ -116,24 +116,27 @@ pub(super) async fn carry_out(
     let How { pace, consent, planned } = how;
     let journal = open_journal(config)?;
     let result = async {
-        let (plan, prepared) = run::plan(&sides.jobs, Some(&journal), &pace, &sink).await?;
+        let gateways = sides.gateways.as_ref();
+        let (plan, ready) = run::plan(&sides.jobs, gateways, Some(&journal), &pace, &sink).await?;
         if let Some(planned) = &planned {
             let hint = "look at the new plan with `stackferry plan --out`; nothing was done".to_owned();
             let now = Decided::of(&plan, config.decisive());
             planned.check(&now).map_err(|stale| Failure::new(Exit::Usage, stale, Some(hint)))?;
         }
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        let around = prepared.iter().map(|ready| ready.belongings.changes()).sum();
-        let question = || question(going, around, config, pace.hold);
-        if going + around > 0 && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
+        let around = ready.applications.iter().map(|ready| ready.belongings.changes()).sum();
+        let registers = plan.gateways.have_work();
+        let question = || question((going, around, registers), config, pace.hold);
+        let changes = going + around > 0 || registers;
+        if changes && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
         }
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
         let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
-        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop, lock };
-        Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, prepared).await?))
+        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop, lock, gateways };
+        Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, ready).await?))
     }
     .await;
     let closed = journal.close().await;
@@ -157,11 +160,13 @@ pub(super) fn asked(
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
 }
 
-fn question(going: usize, around: usize, config: &Config, hold: bool) -> String {
+fn question((going, around, registers): (usize, usize, bool), config: &Config, hold: bool) -> String {
     let v2 = is_v2(&config.source);
     let around = if around > 0 { format!(", and {around} things around them,") } else { String::new() };
+    let first =
+        if registers { format!("Register gateways at {}. ", place(&config.target)) } else { String::new() };
     format!(
-        "Move {}{around} from {} to {}? At the source {}.",
+        "{first}Move {}{around} from {} to {}? At the source {}.",
         report::plan::devices(going),
         place(&config.source),
         place(&config.target),

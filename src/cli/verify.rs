@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Exit, Failure, connect, load, run::journal_if_there};
 use crate::{
-    engine::{belongings, event::Sink, verify},
+    engine::{belongings, event::Sink, gateways, verify},
     report::{self, Terminal, progress},
 };
 
@@ -23,13 +23,18 @@ pub(super) async fn run(path: &Path, terminal: &Terminal, verbose: u8) -> Result
             around.extend(belongings::verify(job, &journal).await?);
             all.extend(verify::verify(job, &journal, config.rollout.in_flight).await?);
         }
+        let registered = match &sides.gateways {
+            Some(job) => gateways::verify(job, &journal).await?,
+            None => Vec::new(),
+        };
         journal.close().await?;
-        Ok::<_, Failure>((all, around))
+        Ok::<_, Failure>((all, around, registered))
     };
     let (verified, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
-    let (verified, around) = verified?;
-    terminal.data(&report::verify::text(&verified, &around));
-    terminal.json(&report::json::line("verified", report::verify::json(&verified, &around)));
-    let as_written = verified.iter().all(|v| v.differences.is_empty());
+    let (verified, around, registered) = verified?;
+    terminal.data(&report::verify::text(&verified, &around, &registered));
+    terminal.json(&report::json::line("verified", report::verify::json(&verified, &around, &registered)));
+    let as_written = verified.iter().all(|v| v.differences.is_empty())
+        && registered.iter().all(|v| v.differences.is_empty());
     Ok(if as_written && around.iter().all(|v| v.differences.is_empty()) { Exit::Done } else { Exit::Devices })
 }

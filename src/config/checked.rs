@@ -13,7 +13,10 @@ use super::{
     secret::SecretRef,
 };
 use crate::{
-    model::ids::{AppId, DevAddrPrefix, DeviceId, NetId},
+    model::{
+        gateway::GatewayKey,
+        ids::{AppId, DevAddrPrefix, DeviceId, Eui64, NetId},
+    },
     plan::belongings::collaborator::People,
 };
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub journal: Journal,
     /// What moves, in the order of the file; at least one.
     pub applications: Vec<Application>,
+    /// Gateways that are registered at the target.
+    pub gateways: Option<Gateways>,
     /// What changes on the way.
     pub transform: Transform,
     /// Webhooks, pub/subs and packages on the way.
@@ -207,6 +212,47 @@ impl Copy {
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(_, copy)| *copy == self).map_or("", |(word, _)| word)
     }
+}
+
+/// Gateways that are registered at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateways {
+    /// Which.
+    pub which: WhichGateways,
+    /// Put before every ID.
+    pub id_prefix: String,
+    /// API keys that are made for each.
+    pub api_keys: Vec<GatewayKey>,
+    /// Where these go.
+    pub keys_file: PathBuf,
+    /// The API key at the source instead of the source's.
+    pub api_key: Option<SecretRef>,
+    /// No more than this.
+    pub max: u64,
+}
+
+/// Which gateways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhichGateways {
+    /// By their IDs, in the file or in another, or by the shape of these.
+    Chosen(Devices),
+    /// All of a user or an organization.
+    Owner(Owner),
+    /// These, of which the source knows nothing.
+    Listed(Vec<ListedGateway>),
+}
+
+/// A gateway as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedGateway {
+    /// Its ID.
+    pub id: String,
+    /// Its EUI.
+    pub eui: Eui64,
+    /// Its frequency plan at the target.
+    pub frequency_plan: String,
+    /// Its name, or nothing.
+    pub name: String,
 }
 
 /// Webhooks, pub/subs and packages on the way.

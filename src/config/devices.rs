@@ -82,10 +82,10 @@ impl Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// It cannot be read.
-    #[error("cannot read the list of devices: {0}")]
+    #[error("cannot read the list: {0}")]
     Read(#[from] io::Error),
     /// A line is no ID.
-    #[error("line {line} of the list of devices: `{text}` is not a device ID")]
+    #[error("line {line} of the list: `{text}` is not an ID")]
     Line {
         /// From 1.
         line: usize,
@@ -93,7 +93,7 @@ pub enum ListError {
         text: String,
     },
     /// There is no ID in it.
-    #[error("the list of devices is empty")]
+    #[error("the list is empty")]
     Empty,
 }
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         let error = read_list("dev-1\nDev_2\n".as_bytes()).expect_err("no ID");
-        assert_eq!(error.to_string(), "line 2 of the list of devices: `Dev_2` is not a device ID");
+        assert_eq!(error.to_string(), "line 2 of the list: `Dev_2` is not an ID");
         assert!(matches!(read_list("#\n".as_bytes()), Err(ListError::Empty)));
     }
 

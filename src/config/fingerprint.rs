@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    checked::{Application, ClearIntegrations, Config, IdFrom, Owner, Side, Stack, Transform},
+    checked::{
+        Application, ClearIntegrations, Config, Gateways, IdFrom, Owner, Side, Stack, Transform,
+        WhichGateways,
+    },
     devices::Devices,
 };
 
@@ -34,6 +37,9 @@ impl Config {
             "clear.when",
             self.clear.when.map_or("by device".to_owned(), |w| format!("{w:?}").to_lowercase()),
         );
+        if let Some(gateways) = &self.gateways {
+            pinned.extend(self::gateways(gateways));
+        }
         // Only what a journal of before them does not have.
         if self.integrations.paused {
             pinned.push(("integrations.paused".to_owned(), "true".to_owned()));
@@ -142,6 +148,25 @@ fn chosen(devices: &Devices) -> String {
         Devices::Ids(ids) | Devices::File { ids, .. } => short(ids.iter().map(|id| id.as_str())),
         Devices::Glob(globs) => globs.iter().map(|glob| glob.as_str()).collect::<Vec<_>>().join(" "),
     }
+}
+
+fn gateways(gateways: &Gateways) -> Vec<(String, String)> {
+    let which = match &gateways.which {
+        WhichGateways::Chosen(devices) => chosen(devices),
+        WhichGateways::Owner(of) => owner(of),
+        WhichGateways::Listed(list) => {
+            let all: Vec<_> =
+                list.iter().map(|g| format!("{} {} {}", g.id, g.eui, g.frequency_plan)).collect();
+            short(all.iter().map(String::as_str))
+        }
+    };
+    let keys = gateways.api_keys.iter().map(|key| key.word()).collect::<Vec<_>>();
+    let pinned = [
+        ("gateways", which),
+        ("gateways.id", gateways.id_prefix.clone()),
+        ("gateways.api-keys", keys.join(" ")),
+    ];
+    pinned.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn transform(transform: &Transform) -> Vec<(&'static str, String)> {

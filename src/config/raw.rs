@@ -17,8 +17,8 @@ section! {
         "journal" journal: RawJournal, default "see below", example "";
         /// What moves; one block for each application.
         "application" application: Vec<At<RawApplication>>, default "required", example "";
-        /// Gateways: not in this release.
-        "gateways" gateways: Later, default "none", example "";
+        /// Gateways that get a record at the target.
+        "gateways" gateways: RawGateways, default "none", example "";
         /// What changes on the way.
         "transform" transform: RawTransform, default "see below", example "";
         /// Webhooks, pub/subs and packages on the way.
@@ -224,6 +224,58 @@ section! {
         "file" file: String, default "none", example r#""device_ids.txt""#;
         /// Device IDs of this shape, or of one of these: `*` is any text, `?` any character, `[a-f]` one of these.
         "glob" glob: Many, default "none", example r#"["meter-*", "valve-0?"]"#;
+    }
+}
+
+section! {
+    /// Gateways that are registered at the target as they are at the source, before the devices; nothing is changed at the source.
+    /// Exactly one of `ids`, `file`, `glob`, `owner` and, with V2 as the source, `list`. A gateway goes on where it is connected until
+    /// somebody changes its own settings: the summary says to what ([gateways.md](gateways.md)).
+    RawGateways is "table" {
+        /// These gateway IDs.
+        "ids" ids: Many, default "none", example r#"["roof-1", "roof-2"]"#;
+        /// The gateway IDs in a file, one a line; empty lines and what follows `#` do not count.
+        "file" file: String, default "none", example r#""gateways.txt""#;
+        /// Gateway IDs of this shape, or of one of these, among those that the API key of the source can list.
+        "glob" glob: Many, default "none", example r#"["roof-*"]"#;
+        /// All gateways of a user or an organization of the source.
+        "owner" owner: RawOwner, default "none", example r#"{ organization = "acme" }"#;
+        /// The gateways themselves, where the source cannot be asked for them, which is V2.
+        "list" list: Vec<At<RawGateway>>, default "none", example r#"[{ id = "roof-1", eui = "58A0CBFFFE800001", frequency-plan = "EU_863_870_TTN" }]"#;
+        /// How gateway IDs change.
+        "id" id: RawGatewayId, default "the same ID", example r#"{ prefix = "acme-" }"#;
+        /// New API keys at the target: `lns` for a gateway that connects to the LNS, `cups` for one that is managed by CUPS.
+        "api-keys" api_keys: Vec<At<String>>, default "none", example r#"["lns"]"#;
+        /// The file that gets the new API keys, which are sealed in the journal and nowhere else; only its owner can read it.
+        "keys-file" keys_file: String, default "`\"gateway-keys.csv\"`", example r#""gateway-keys.csv""#;
+        /// The API key for gateways at the source.
+        "api-key" api_key: Reference, default "that of the source", example r#"{ env = "GATEWAYS_API_KEY" }"#;
+        /// Move Basics Station gateways by the source's CUPS: not in this release.
+        "cups-redirect" cups_redirect: Later, default "none", example "";
+        /// Nothing is done when there are more gateways than this.
+        "max-gateways" max_gateways: u64, default "100", example "100";
+    }
+}
+
+section! {
+    /// A gateway that the source cannot tell of.
+    RawGateway is "inline table" {
+        /// Its ID.
+        "id" id: String, default "required", example r#""roof-1""#;
+        /// Its EUI.
+        "eui" eui: String, default "required", example r#""58A0CBFFFE800001""#;
+        /// Its frequency plan at the target.
+        "frequency-plan" frequency_plan: String, default "required", example r#""EU_863_870_TTN""#;
+        /// Its name.
+        "name" name: String, default "none", example r#""Roof""#;
+    }
+}
+
+section! {
+    /// The ID of a gateway at the target.
+    RawGatewayId is "inline table" {
+        /// Text before the ID.
+        "prefix" prefix: String, default "none", example r#""acme-""#;
     }
 }
 

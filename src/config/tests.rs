@@ -229,7 +229,13 @@ fn the_example_of_every_key_is_valid() {
         for key in rest.iter().filter(|key| !key.keys.is_empty()) {
             let header =
                 if key.kind == "list" { format!("\n[[{}]]", key.name) } else { format!("\n[{}]", key.name) };
-            write(key.keys, &header, if v2 { &[] } else { &["access-key"] }, &mut text);
+            let without: &[&str] = match (key.name, v2) {
+                ("gateways", true) => &["ids", "file", "glob", "owner"],
+                ("gateways", false) => &["ids", "file", "glob", "list"],
+                (_, true) => &[],
+                (_, false) => &["access-key"],
+            };
+            write(key.keys, &header, without, &mut text);
         }
         let found = Config::parse(&examples().join("examples.toml"), text.as_bytes(), &env(), Depth::Files);
         let config = found.unwrap_or_else(|found| panic!("{text}\n{found}"));
@@ -267,11 +273,15 @@ fn broken_files() {
         ("bad_transform", with("[transform]\nfrequency-plan = { EU = '' }\ndevice-id = { prefix = 'Acme_', rename = 'yes' }\nattributes = { 'A b' = 'c' }\nmac-version = '2.0'\nphy-version = { '[a' = '1.0.2-b', default = '9' }")),
         ("both_sides_wrong", "[source]\naddress = 'x'\n[target.tts]\n[target.rehearsal]\n[[application]]\n".to_owned()),
         ("unknown_stack", with("").replace("[source.tts]", "[source.ttn]")),
-        ("not_in_this_release", with("[source.chirpstack]\nanything = 1\n[gateways]\nids = ['roof-1']\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
+        ("not_in_this_release", with("[source.chirpstack]\nanything = 1\n[gateways]\nids = ['roof-1']\ncups-redirect = true\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
         ("ttn_v2", "[source.ttn-v2]\naccess-key = 'ttn-account-v2.CANARY'\ndiscovery-server = 'http://a'\ndiscovery-insecure = true\nhandler = 'b:x'\n[target.rehearsal]\nstack = 'ttn-v2'\n[[application]]\nsource = 'My_App'\n[[application]]\nsource = 'my_app'\ndevices = { ids = ['a_b', 'a__b'] }\ncopy = ['formatters', 'webhooks']\n[clear]\nmode = 'mute'".to_owned()),
         ("ttn_v2_needs", "[source.ttn-v2]\napp-id = 'my_app'\n[target.rehearsal]".to_owned()),
         ("ttn_v2_keys_at_tts", with("[[application]]\nsource = 'app-1'\naccess-key = { env = 'SOURCE_API_KEY' }")),
         ("file_side", "[source.file]\npath = 'devices.json'\n[target.file]\n[[application]]\nsource = 'my-app'".to_owned()),
+        ("gateways", with("[gateways]\nids = []\nglob = 'roof-*'\nid = { prefix = 'Acme_' }\napi-keys = ['LNS']\nclear = 'delete'")),
+        ("gateway_list", with("[gateways]\nlist = [{ id = 'roof-1', eui = '58A0' }, { id = 'Roof', eui = '58A0CBFFFE800001', frequency-plan = 'EU_863_870_TTN' }]\nkeys-file = 'x.csv'")),
+        ("gateways_of_ttn_v2", "[source.ttn-v2]\napp-id = 'my_app'\naccess-key = { env = 'SOURCE_API_KEY' }\n[target.rehearsal]\n[gateways]\nglob = '*'".to_owned()),
+        ("gateways_of_nobody", with("[gateways]\nowner = { user = 'jane', organization = 'acme' }\napi-keys = ['lns']\nkeys-file = 'no-such/keys.csv'\n[journal]\npath = 'x'")),
         ("bad_address", with("").replace("b.example.com", "b.example.com:99999")),
         ("missing_keys", "[source.tts]\njoin-server = 'js.example.com'\n[target.tts]\naddress = 'b'\n[[application]]\n".to_owned()),
         ("missing_files", with("").replace("[target.tts]", "ca = '~/ca.pem'\n[target.tts]\nca = 'no-such.pem'")),

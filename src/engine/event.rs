@@ -168,6 +168,8 @@ pub struct Summary {
     pub belongings: Vec<(String, Outcome)>,
     /// Devices that were not begun: interrupted, or too many failures.
     pub not_begun: usize,
+    /// Gateways, and what has to be changed in their settings.
+    pub gateways: super::gateways::Registered,
     /// Applications created on the target.
     pub created: Vec<AppId>,
     /// Applications of ours removed from the target.

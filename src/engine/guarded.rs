@@ -13,6 +13,7 @@ use crate::{
     map::ttn_v2::V2Device,
     model::{
         device::{Component, Record},
+        gateway::GatewayKey,
         ids::{AppId, DeviceId, Eui64},
     },
     plan::{
@@ -23,6 +24,7 @@ use crate::{
     target::Target,
     tts::{
         Stack,
+        application::Owner,
         belongings::{NewKey, Which},
     },
     wire::{self, Error},
@@ -49,6 +51,26 @@ impl Lock {
             exists,
         };
         Self::new(terms.clone(), source.into_iter().chain([target]).collect(), events.clone(), abort.clone())
+    }
+
+    /// As [`Lock::of`], of those of the two applications that are there. `exists`: the target has its application.
+    pub fn of_those_there(
+        job: &Job,
+        exists: bool,
+        terms: &Terms,
+        events: &Sink,
+        abort: &CancellationToken,
+    ) -> Self {
+        let source = job.source.tts().map(|source| (wire::Side::Source, source.stack(), source.app()));
+        let target = exists.then(|| (wire::Side::Target, job.target.stack(), job.target.app()));
+        let places = source.into_iter().chain(target);
+        let places = places.map(|(side, stack, app)| Place {
+            side,
+            stack: stack.clone(),
+            app: app.clone(),
+            exists: true,
+        });
+        Self::new(terms.clone(), places.collect(), events.clone(), abort.clone())
     }
 
     /// The outcome of a device, with what is wrong with the lock where that has stopped it.
@@ -124,6 +146,60 @@ impl Guarded<Stack> {
     pub async fn create_downlink_key(&self, app: &AppId, name: &str) -> Result<NewKey, Error> {
         self.lock.before_write().await;
         self.place.create_downlink_key(app, name).await
+    }
+
+    /// As [`Stack::create_gateway`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn create_gateway(&self, id: &str, write: &Write, owner: &Owner) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.create_gateway(id, write, owner).await
+    }
+
+    /// As [`Stack::update_gateway`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn update_gateway(&self, id: &str, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.update_gateway(id, write).await
+    }
+
+    /// As [`Stack::restore_gateway`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn restore_gateway(&self, id: &str) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.restore_gateway(id).await
+    }
+
+    /// As [`Stack::delete_gateway`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn delete_gateway(&self, id: &str) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.delete_gateway(id).await
+    }
+
+    /// As [`Stack::create_gateway_key`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn create_gateway_key(&self, id: &str, name: &str, of: GatewayKey) -> Result<NewKey, Error> {
+        self.lock.before_write().await;
+        self.place.create_gateway_key(id, name, of).await
+    }
+
+    /// As [`Stack::delete_gateway_key`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn delete_gateway_key(&self, id: &str, key: &str) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.delete_gateway_key(id, key).await
     }
 
     /// As [`Stack::delete_key`].

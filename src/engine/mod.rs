@@ -8,6 +8,7 @@ mod clear_whole;
 mod copy;
 pub mod device;
 pub mod event;
+pub mod gateways;
 pub mod gather;
 mod guarded;
 pub mod lock;

@@ -12,6 +12,7 @@ use super::{
     belongings::Keeper,
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
+    gateways::{GatewayJob, GatewayKeeper, GatewayReturn},
     guarded::Guarded,
     lock::{Lock, Terms},
     log::{DeviceLog, LogError},
@@ -23,6 +24,7 @@ use crate::{
     plan::{facts::TargetFacts, finding::Finding},
     source::any::AnySource,
     target::tts::TtsTarget,
+    wire,
 };
 
 /// What is to come back.
@@ -38,6 +40,11 @@ impl Chosen {
     /// True when no device of this application is left out.
     fn takes_all_of(&self, app: &AppId) -> bool {
         (self.applications.is_empty() || self.applications.contains(app)) && self.devices.is_empty()
+    }
+
+    /// True when nothing is left out.
+    fn takes_everything(&self) -> bool {
+        self.applications.is_empty() && self.devices.is_empty()
     }
 
     fn takes(&self, app: &AppId, device: &DeviceId) -> bool {
@@ -70,6 +77,8 @@ pub struct Rollback<'a> {
     pub stop: &'a Stop,
     /// Who wants the applications, and how.
     pub lock: Terms,
+    /// Where gateways were registered.
+    pub gateways: Option<&'a GatewayJob>,
 }
 
 impl Rollback<'_> {
@@ -122,6 +131,47 @@ impl Rollback<'_> {
             }
         }
         Ok(count)
+    }
+
+    /// The gateways that a rollback of everything would delete, and those that stay.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn gateways(&self, jobs: &[Job], chosen: &Chosen) -> Result<Vec<GatewayReturn>, RunError> {
+        let (Some(gateways), Some(job), true) = (self.gateways, jobs.first(), chosen.takes_everything())
+        else {
+            return Ok(Vec::new());
+        };
+        // Looking takes no lock.
+        let abort = self.stop.abort.child_token();
+        let lock = Lock::of_those_there(job, false, &self.lock, self.events, &abort);
+        Ok(GatewayKeeper::of(gateways, self.journal, &lock, self.events).await?.survey().await?)
+    }
+
+    /// Deletes the gateways that a run has made, once all else has come back.
+    async fn take_gateways_back(
+        &self,
+        jobs: &[Job],
+        chosen: &Chosen,
+        summary: &mut Summary,
+    ) -> Result<(), RunError> {
+        if self.stop.drain.is_cancelled() || self.gateways(jobs, chosen).await?.is_empty() {
+            return Ok(());
+        }
+        let (Some(gateways), Some(job)) = (self.gateways, jobs.first()) else { return Ok(()) };
+        let ids = ["ids".to_owned()];
+        let exists = match job.target.stack().application(job.target.app(), &ids).await {
+            Ok(found) => found.is_some(),
+            Err(error) if matches!(error.kind(), wire::Kind::Denied { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        let abort = self.stop.abort.child_token();
+        let lock = Lock::of_those_there(job, exists, &self.lock, self.events, &abort);
+        let keeper = GatewayKeeper::of(gateways, self.journal, &lock, self.events).await?;
+        self.unless_stopped(&abort, keeper.take_back()).await?;
+        summary.gateways.outcomes = keeper.outcomes();
+        lock.give_back(self.stop).await;
+        Ok(())
     }
 
     /// Takes away what an interrupted rollback may have left where no device is left to bring back: our markers, and an
@@ -191,6 +241,7 @@ impl Rollback<'_> {
             lock.give_back(self.stop).await;
             self.remove_application(job, &mut summary).await?;
         }
+        self.take_gateways_back(jobs, chosen, &mut summary).await?;
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();

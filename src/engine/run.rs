@@ -11,6 +11,7 @@ use super::{
     belongings::{Belongings, Keeper},
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
+    gateways::{self, GatewayJob, Registration},
     gather::{self, Prepared},
     guarded::Guarded,
     lock::{Lock, LockError, Terms},
@@ -24,6 +25,7 @@ use crate::{
         ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
         finding::{Finding, Kind},
+        gateways::hearing,
     },
     source::any::AnySource,
     target::tts::TtsTarget,
@@ -102,6 +104,22 @@ pub enum RunError {
     /// The journal failed or holds what it should not.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The file of new API keys cannot be written; they are in the journal, and the next run writes it.
+    #[error("cannot write the API keys of gateways to {path}: {source}", path = path.display())]
+    KeysFile {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// More gateways than `gateways.max-gateways`.
+    #[error("{gateways} gateways would be registered, gateways.max-gateways is {max}: nothing was done")]
+    TooManyGateways {
+        /// Gateways that were chosen.
+        gateways: usize,
+        /// The limit.
+        max: u64,
+    },
     /// The embedded stack of a rehearsal cannot store something.
     #[error("the embedded stack: {0}")]
     Embedded(#[from] std::io::Error),
@@ -121,10 +139,12 @@ pub enum RunError {
 /// When a side cannot be read as a whole.
 pub async fn plan(
     jobs: &[Job],
+    gateways: Option<&GatewayJob>,
     journal: Option<&JournalHandle>,
     pace: &Pace,
     events: &Sink,
-) -> Result<(Arc<Plan>, Vec<Prepared>), RunError> {
+) -> Result<(Arc<Plan>, Ready), RunError> {
+    let gateways = gateways.filter(|_| !pace.only_begun);
     let mut plan = Plan::default();
     let mut prepared = Vec::new();
     for job in jobs {
@@ -137,9 +157,27 @@ pub async fn plan(
         plan.applications.push(application);
         prepared.push(ready);
     }
+    let mut fresh = Vec::new();
+    if let Some(job) = gateways {
+        let one_deployment = prepared.iter().any(|ready| ready.one_deployment);
+        (plan.gateways, fresh) = gateways::read(job, journal, one_deployment).await?;
+        let moving = plan.gateways.moving();
+        for (application, ready) in plan.applications.iter_mut().zip(&prepared).filter(|_| !one_deployment) {
+            application.findings.extend(hearing::findings(&application.devices, &ready.heard, &moving));
+        }
+    }
     let plan = Arc::new(plan);
     events.send(Event::Planned(Arc::clone(&plan)));
-    Ok((plan, prepared))
+    Ok((plan, Ready { applications: prepared, gateways: fresh }))
+}
+
+/// What was read for a plan, and is needed to carry it out.
+#[derive(Debug)]
+pub struct Ready {
+    /// By application.
+    pub applications: Vec<Prepared>,
+    /// Gateways that no earlier run has begun.
+    pub gateways: Vec<gateways::Fresh>,
 }
 
 /// Carries a plan out.
@@ -155,6 +193,8 @@ pub struct Dispatcher<'a> {
     pub stop: &'a Stop,
     /// Who wants the applications, and how.
     pub lock: Terms,
+    /// The gateways to register.
+    pub gateways: Option<&'a GatewayJob>,
 }
 
 impl Dispatcher<'_> {
@@ -163,12 +203,7 @@ impl Dispatcher<'_> {
     /// # Errors
     /// When the journal fails, an application cannot be created, or the plan clears more than is allowed. What happens
     /// to single devices is in the summary.
-    pub async fn carry_out(
-        &self,
-        jobs: Vec<Job>,
-        plan: &Plan,
-        prepared: Vec<Prepared>,
-    ) -> Result<Summary, RunError> {
+    pub async fn carry_out(&self, jobs: Vec<Job>, plan: &Plan, ready: Ready) -> Result<Summary, RunError> {
         let going = plan.count(goes);
         let clears = self.clears(plan);
         let max = self.pace.max_devices;
@@ -177,6 +212,8 @@ impl Dispatcher<'_> {
         }
         self.events.send(Event::Started { devices: going });
         let mut summary = Summary::default();
+        self.register(&jobs, plan, &ready, &mut summary).await?;
+        let prepared = ready.applications;
         let mut failures = Failures { count: 0, max: self.pace.max_failures };
         for ((job, application), ready) in jobs.into_iter().zip(&plan.applications).zip(prepared) {
             settle(application, &mut summary);
@@ -205,6 +242,23 @@ impl Dispatcher<'_> {
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();
         Ok(summary)
+    }
+
+    /// Registers the gateways.
+    async fn register(
+        &self,
+        jobs: &[Job],
+        plan: &Plan,
+        ready: &Ready,
+        summary: &mut Summary,
+    ) -> Result<(), RunError> {
+        let (Some(job), false) = (self.gateways, self.pace.only_begun) else { return Ok(()) };
+        let (Some(first), Some(prepared)) = (jobs.first(), ready.applications.first()) else { return Ok(()) };
+        let first = (first, !prepared.state.is_new());
+        let registration = Registration { job, plan: &plan.gateways, fresh: &ready.gateways };
+        let done = registration.carry_out(first, self.journal, &self.lock, self.events, self.stop).await?;
+        summary.gateways = done;
+        Ok(())
     }
 
     /// How many devices this run may clear at the source.

@@ -2,5 +2,6 @@
 
 pub mod belonging;
 pub mod device;
+pub mod gateway;
 pub mod ids;
 pub mod secret;

@@ -78,7 +78,7 @@ kinds! {
     DownlinkKey = "downlink-key", Stop, "the API keys for downlinks of webhooks: they are copied without, and send no downlinks";
     /// The source and the target would have one MQTT client ID at one broker.
     SharedClientId = "shared-client-id", Stop, "steady connections of MQTT pub/subs with a client ID: source and target take them from each other as long as both are there";
-    /// A secret of an integration that the source does not tell.
+    /// A secret of an integration or a gateway that the source does not tell.
     SecretUnreadable = "secret-unreadable", Stop, "secrets that the source does not tell: what needs them is copied without";
     /// A package that the target does not have.
     UnknownPackage = "unknown-package", Stop, "application packages that the target does not have: their associations do nothing";
@@ -124,6 +124,8 @@ kinds! {
     IdClash = "id-clash", Stop, "";
     /// The ID exists on the target and is not ours.
     IdTaken = "id-taken", Stop, "";
+    /// Another gateway of the target has the EUI.
+    GatewayEuiTaken = "gateway-eui-taken", Stop, "";
     /// JoinEUI and DevEUI exist on the target under another ID.
     EuisTaken = "euis-taken", Stop, "";
     /// The target would refuse a value.
@@ -177,6 +179,14 @@ kinds! {
     ApplicationDiffers = "application-differs", Warning, "";
     /// A kind of integration that cannot be paused.
     CannotPause = "cannot-pause", Warning, "";
+    /// A gateway on the target differs.
+    GatewayDiffers = "gateway-differs", Warning, "";
+    /// A contact of a gateway that has no counterpart on the target.
+    GatewayContact = "gateway-contact", Warning, "";
+    /// What a gateway hands out at the source is of no use on the target.
+    GatewaySecret = "gateway-secret", Warning, "";
+    /// Who hears the devices whose session is kept.
+    RadioPath = "radio-path", Warning, "";
     /// An integration on the target differs.
     IntegrationDiffers = "integration-differs", Warning, "";
     /// Part of the application that is not copied.

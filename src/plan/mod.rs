@@ -6,6 +6,7 @@ pub mod belongings;
 pub mod compare;
 pub mod facts;
 pub mod finding;
+pub mod gateways;
 pub mod handover;
 pub mod identity;
 pub mod leftover;
@@ -43,6 +44,8 @@ pub const MUTE: &str = "mac_settings.schedule_downlinks";
 pub struct Plan {
     /// One entry per application, in the order of the configuration.
     pub applications: Vec<ApplicationPlan>,
+    /// Gateways that are registered on the target.
+    pub gateways: gateways::GatewaysPlan,
 }
 
 /// What becomes of one application.

@@ -199,6 +199,10 @@ const MEANINGS: &[(Kind, &str)] = {
         (K::IdClash, "Two devices of the run would get the same ID on the target."),
         (K::IdTaken, "The target has another device, or another record, under this ID."),
         (
+            K::GatewayEuiTaken,
+            "The gateway's EUI is registered on the target under another ID: an EUI is there only once.",
+        ),
+        (
             K::EuisTaken,
             "The target has the pair of JoinEUI and DevEUI under another ID or in another application.",
         ),
@@ -277,6 +281,25 @@ const MEANINGS: &[(Kind, &str)] = {
         (
             K::CannotPause,
             "Pub/subs cannot be paused. With `integrations.paused` they are created once the first device is live; with `clear.integrations = \"pause\"` those of the source go on.",
+        ),
+        (
+            K::GatewayDiffers,
+            "A gateway with this ID and EUI is on the target already, and differs. It stays as it is.",
+        ),
+        (
+            K::GatewayContact,
+            "Users and organizations differ between deployments: the owner at the target takes the place of a contact that \
+             `gateways.people` does not name.",
+        ),
+        (
+            K::GatewaySecret,
+            "What the source's CUPS hands to the gateway is of use at the source alone, such as its LNS API key: it is not copied. \
+             With `api-keys = [\"lns\"]` the new key takes its place.",
+        ),
+        (
+            K::RadioPath,
+            "Devices that keep their session are heard at the source, and by no gateway that moves: the target hears them only \
+             through gateways that are connected to it, or, for addresses in its blocks, by roaming.",
         ),
         (
             K::IntegrationDiffers,

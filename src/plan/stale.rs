@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     ApplicationPlan, DevicePlan, Plan,
     finding::{Finding, Severity},
+    gateways::GatewayPlan,
 };
 
 /// Version of the file.
@@ -26,6 +27,9 @@ pub struct Decided {
     configuration: BTreeMap<String, String>,
     /// By `source → target`.
     applications: BTreeMap<String, Application>,
+    /// By ID at the source: what is done about a gateway, and its findings.
+    #[serde(default)]
+    gateways: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +91,7 @@ impl Decided {
             digest: String::new(),
             configuration: configuration.into_iter().collect(),
             applications: applications.collect(),
+            gateways: plan.gateways.gateways.iter().map(gateway).collect(),
         };
         decided.digest = decided.digest();
         decided
@@ -114,7 +119,7 @@ impl Decided {
     }
 
     fn digest(&self) -> String {
-        let contents = serde_json::to_vec(&(self.v, &self.configuration, &self.applications));
+        let contents = serde_json::to_vec(&(self.v, &self.configuration, &self.applications, &self.gateways));
         hex::encode(Sha256::digest(contents.unwrap_or_default()))
     }
 
@@ -127,6 +132,14 @@ impl Decided {
         let mut differences = Vec::new();
         maps(&self.configuration, &now.configuration, |name, before, after| {
             differences.push(change(name, before.map(String::as_str), after.map(String::as_str)));
+        });
+        maps(&self.gateways, &now.gateways, |id, before, after| match (before, after) {
+            // One that a run has begun since keeps to what was decided then.
+            (Some(_), Some(after)) if after.starts_with("resume") || after.starts_with("done") => {}
+            (Some(before), Some(after)) => {
+                differences.push(change(&format!("gateway {id}"), Some(before), Some(after)));
+            }
+            (before, _) => differences.push(came_or_went("gateway", id, before.is_some())),
         });
         maps(&self.applications, &now.applications, |name, before, after| match (before, after) {
             (Some(before), Some(after)) => before.compare(name, after, &mut differences),
@@ -231,6 +244,11 @@ fn findings(all: &[Finding]) -> BTreeSet<String> {
     all.iter().filter(|f| f.severity >= Severity::Warning).map(|f| f.kind.name().to_owned()).collect()
 }
 
+fn gateway(plan: &GatewayPlan) -> (String, String) {
+    let words = list(&findings(&plan.findings));
+    (plan.id.clone(), format!("{} as {} {words}", plan.verdict.name(), plan.target_id).trim_end().to_owned())
+}
+
 impl From<&ApplicationPlan> for Application {
     fn from(plan: &ApplicationPlan) -> Self {
         Self {
@@ -306,7 +324,7 @@ mod tests {
             }],
             devices: vec![device("dev-1"), device("dev-2")],
         };
-        Plan { applications: vec![application] }
+        Plan { applications: vec![application], ..Plan::default() }
     }
 
     fn decided(plan: &Plan) -> Decided {

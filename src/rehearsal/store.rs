@@ -48,6 +48,8 @@ pub enum Table {
     Collaborators,
     /// `Gateway` by `gateway_id`, soft-deleted ones with `deleted_at`.
     Gateways,
+    /// `GatewayConnectionStats` by `gateway_id`, of gateways that are, or lately were, connected.
+    Connections,
     /// V2: `handler.Application` by `app_id`.
     V2Applications,
     /// V2: `handler.Device` as the handler keeps it, by `app_id.dev_id`.
@@ -59,7 +61,7 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Applications,
         Self::Is,
         Self::Js,
@@ -74,6 +76,7 @@ impl Table {
         Self::ApiKeys,
         Self::Collaborators,
         Self::Gateways,
+        Self::Connections,
         Self::V2Applications,
         Self::V2Devices,
         Self::V2Network,
@@ -103,6 +106,7 @@ impl Table {
             Self::ApiKeys => "APIKey",
             Self::Collaborators => "Collaborator",
             Self::Gateways => "Gateway",
+            Self::Connections => "GatewayConnectionStats",
             Self::V2Applications => "handler.Application",
             Self::V2Devices => "handler.Device",
             Self::V2Network => "lorawan.Device",

@@ -60,6 +60,7 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
                 body["name"] = json!(name);
                 body
             }).collect::<Vec<_>>(),
+            "gateways": super::gateways::summary_json(&summary.gateways),
             "applications_created": summary.created.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "applications_removed": summary.removed.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "records": {
@@ -83,7 +84,7 @@ pub fn line(name: &str, body: Value) -> Value {
     out
 }
 
-fn outcome(outcome: &Outcome) -> Value {
+pub(super) fn outcome(outcome: &Outcome) -> Value {
     match outcome {
         Outcome::Done => json!({ "outcome": "done" }),
         Outcome::Already => json!({ "outcome": "already" }),
@@ -114,7 +115,12 @@ pub fn plan(plan: &Plan) -> Value {
             })
         })
         .collect();
-    json!({ "applications": applications, "calls": plan.calls() })
+    json!({
+        "applications": applications,
+        "gateways": super::gateways::plan_json(&plan.gateways),
+        "gateway_findings": findings(&plan.gateways.findings),
+        "calls": plan.calls(),
+    })
 }
 
 fn belonging(item: &ItemPlan) -> Value {

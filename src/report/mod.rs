@@ -1,5 +1,6 @@
 //! Everything that a person or a program reads: the only place that writes to the terminal.
 
+pub mod gateways;
 pub mod json;
 pub mod panic;
 pub mod plan;

@@ -22,6 +22,7 @@ pub fn text(plan: &Plan) -> String {
     for application in &plan.applications {
         self::application(&mut out, application);
     }
+    super::gateways::plan(&mut out, &plan.gateways);
     let moving = plan.count(|v| matches!(v, DeviceVerdict::Move | DeviceVerdict::Resume(_)));
     let _ = writeln!(
         out,
@@ -225,7 +226,7 @@ fn words(first: &Finding, members: &[(&DevicePlan, &Finding)]) -> String {
     format!("{eg}{at}{}{paths}", first.text)
 }
 
-fn fix(out: &mut String, finding: &Finding) {
+pub(super) fn fix(out: &mut String, finding: &Finding) {
     if !finding.fix.is_empty() {
         let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {}", finding.fix)));
     }

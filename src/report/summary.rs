@@ -44,6 +44,7 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
     refused(&mut out, summary);
     stopped(&mut out, summary);
     belongings(&mut out, summary);
+    super::gateways::summary(&mut out, &summary.gateways);
     if summary.not_begun > 0 {
         let why =
             if summary.interrupted { "interrupted" } else { "too many failures (rollout.max-failures)" };
@@ -174,7 +175,13 @@ fn listing(out: &mut String, names: &[String]) {
 }
 
 fn next(summary: &Summary, again: &str) -> Option<String> {
-    let all = || summary.devices.iter().map(|(_, o)| o).chain(summary.belongings.iter().map(|(_, o)| o));
+    let all = || {
+        summary
+            .devices
+            .iter()
+            .map(|(_, o)| o)
+            .chain(summary.belongings.iter().chain(&summary.gateways.outcomes).map(|(_, o)| o))
+    };
     let ended = |o: &Outcome| {
         matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))
     };

@@ -8,10 +8,10 @@ use super::{
     plan::devices,
     terminal::style::{BAD, GOOD, paint},
 };
-use crate::engine::{belongings::VerifiedItem, verify::Verified};
+use crate::engine::{belongings::VerifiedItem, gateways::VerifiedGateway, verify::Verified};
 
 /// Counts, then every device that differs.
-pub fn text(all: &[Verified], around: &[VerifiedItem]) -> String {
+pub fn text(all: &[Verified], around: &[VerifiedItem], gateways: &[VerifiedGateway]) -> String {
     let mut out = String::new();
     let different: Vec<_> = all.iter().filter(|v| !v.differences.is_empty()).collect();
     let lives = all.iter().filter(|v| v.lives).count();
@@ -45,11 +45,21 @@ pub fn text(all: &[Verified], around: &[VerifiedItem]) -> String {
     for VerifiedItem { app, item, differences } in around.iter().filter(|v| !v.differences.is_empty()) {
         let _ = writeln!(out, "  {} {app}: {item}: {}", paint(BAD, "x"), differences.join(", "));
     }
+    if !gateways.is_empty() {
+        let as_written = gateways.iter().filter(|v| v.differences.is_empty()).count();
+        let _ = writeln!(out, "  {} gateways: {as_written} as written", paint(GOOD, "="));
+    }
+    for gateway in gateways.iter().filter(|v| !v.differences.is_empty()) {
+        let _ =
+            writeln!(out, "  {} gateway {}: {}", paint(BAD, "x"), gateway.id, gateway.differences.join(", "));
+    }
     out
 }
 
 /// The same for programs.
-pub fn json(all: &[Verified], around: &[VerifiedItem]) -> Value {
+pub fn json(all: &[Verified], around: &[VerifiedItem], gateways: &[VerifiedGateway]) -> Value {
+    let gateways: Vec<_> =
+        gateways.iter().map(|v| json!({ "gateway": v.id, "differences": v.differences })).collect();
     let belongings: Vec<_> = around
         .iter()
         .map(|v| {
@@ -76,5 +86,5 @@ pub fn json(all: &[Verified], around: &[VerifiedItem]) -> Value {
             })
         })
         .collect();
-    json!({ "devices": devices, "belongings": belongings })
+    json!({ "devices": devices, "belongings": belongings, "gateways": gateways })
 }

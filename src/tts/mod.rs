@@ -3,6 +3,7 @@
 pub mod application;
 pub mod belongings;
 pub mod facts;
+pub mod gateways;
 pub mod marker;
 pub mod registry;
 
@@ -27,6 +28,10 @@ pub struct Stack {
     pub as_: Client,
     /// Join Server.
     pub js: Client,
+    /// Gateway Server.
+    pub gs: Client,
+    /// The host by which records call the Gateway Server.
+    pub gateway_server: String,
     /// The hosts that stand in the records of this deployment.
     pub hosts: Hosts,
 }

@@ -6,6 +6,7 @@ mod around;
 mod conformance;
 mod endings;
 mod fidelity;
+mod gateways;
 mod guards;
 mod inputs;
 mod journal;

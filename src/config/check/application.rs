@@ -118,7 +118,7 @@ impl Checker<'_, '_> {
         copies.into_iter().collect()
     }
 
-    fn devices(&mut self, raw: Option<At<RawDevices>>, path: &str) -> Devices {
+    pub(super) fn devices(&mut self, raw: Option<At<RawDevices>>, path: &str) -> Devices {
         let Some(At { value: raw, at }) = raw else { return Devices::All };
         self.exactly_one(
             path,

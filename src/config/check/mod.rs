@@ -21,6 +21,7 @@ use super::{
 use ttn_v2::Written;
 
 mod application;
+mod gateways;
 mod people;
 mod rules;
 mod side;
@@ -52,7 +53,7 @@ pub(super) fn config(
     let journal = checker.journal(journal, path);
     let people = checker.people(raw.people);
     let applications = checker.applications(raw.application);
-    checker.later(raw.gateways, "gateways", "move the gateways by hand, and take this section out");
+    let gateways = raw.gateways.and_then(|raw| checker.gateways(raw));
     let transform: RawTransform = checker.section(raw.transform, "transform");
     let mut transform = checker.transform(transform);
     let integrations: RawIntegrations = checker.section(raw.integrations, "integrations");
@@ -83,6 +84,7 @@ pub(super) fn config(
         owner,
         journal,
         applications,
+        gateways,
         transform,
         integrations,
         people,

@@ -245,7 +245,7 @@ impl Checker<'_, '_> {
         hosts
     }
 
-    fn owner(&mut self, raw: Option<At<RawOwner>>, path: &str) -> Option<Owner> {
+    pub(super) fn owner(&mut self, raw: Option<At<RawOwner>>, path: &str) -> Option<Owner> {
         let At { value: raw, at } = raw?;
         self.exactly_one(
             path,

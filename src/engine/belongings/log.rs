@@ -2,7 +2,7 @@
 //! while others work on others.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -20,7 +20,7 @@ use crate::{
         },
         transform::Write,
     },
-    step::belonging::{ItemEvent, ItemState},
+    step::belonging::{ItemEvent, ItemState, ItemStep},
 };
 
 /// What the journal holds of the belongings of one source application.
@@ -29,6 +29,8 @@ pub struct ItemLog {
     journal: JournalHandle,
     key: DeviceKey,
     states: Mutex<BTreeMap<ItemKey, ItemState>>,
+    /// Those that were removed from the target before this run.
+    removed: BTreeSet<ItemKey>,
 }
 
 impl ItemLog {
@@ -39,6 +41,7 @@ impl ItemLog {
     pub async fn open(journal: &JournalHandle, app: &AppId) -> Result<Self, LogError> {
         let key = DeviceKey::of_application(app);
         let mut states: BTreeMap<ItemKey, ItemState> = BTreeMap::new();
+        let mut removed = BTreeSet::new();
         for event in journal.events(&key).await? {
             let logged: ItemEvent = serde_json::from_slice(&event.body)
                 .map_err(|source| LogError::Event { device: key.to_string(), source })?;
@@ -46,8 +49,18 @@ impl ItemLog {
             *state = state
                 .apply(&logged)
                 .map_err(|source| LogError::Illegal { device: key.to_string(), source })?;
+            match &logged {
+                ItemEvent::ItemDone { item, step: ItemStep::Remove } => _ = removed.insert(item.clone()),
+                ItemEvent::ItemDone { item, step: ItemStep::Create } => _ = removed.remove(item),
+                _ => {}
+            }
         }
-        Ok(Self { journal: journal.clone(), key, states: Mutex::new(states) })
+        Ok(Self { journal: journal.clone(), key, states: Mutex::new(states), removed })
+    }
+
+    /// True for one that was made and removed again before this run.
+    pub fn was_removed(&self, item: &ItemKey) -> bool {
+        self.removed.contains(item)
     }
 
     /// Where one stands.
@@ -113,8 +126,16 @@ impl ItemLog {
     /// # Errors
     /// When there is nothing or it cannot be read.
     pub async fn sealed(&self, sort: &Sort, item: &ItemKey) -> Result<Sealed, LogError> {
+        self.sealed_as(sort.message, item).await
+    }
+
+    /// As [`Self::sealed`], of a thing with this message.
+    ///
+    /// # Errors
+    /// When there is nothing or it cannot be read.
+    pub async fn sealed_as(&self, message: &str, item: &ItemKey) -> Result<Sealed, LogError> {
         let bytes = self.unseal(item, self.state(item).seal(), "sealed copy").await?;
-        sealed::from_bytes(sort, &bytes)
+        sealed::from_bytes(message, &bytes)
             .map_err(|source| LogError::Snapshot { device: format!("{}: {item}", self.key), source })
     }
 

@@ -6,7 +6,7 @@ mod back;
 mod carry;
 mod clear;
 mod gather;
-mod log;
+pub(super) mod log;
 mod verify;
 
 use std::{

@@ -5,7 +5,6 @@ use prost_reflect::{DynamicMessage, ReflectMessage as _, prost::Message as _};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Sort;
 use crate::{
     plan::{sealed::SealedError, transform::Write},
     proto,
@@ -55,18 +54,18 @@ pub fn to_bytes(target_name: &str, found: &DynamicMessage, write: &Write) -> Zer
     Zeroizing::new(serde_json::to_vec(&form).expect("strings and numbers serialize"))
 }
 
-/// A belonging from its bytes.
+/// A belonging with this message from its bytes.
 ///
 /// # Errors
 /// When the bytes are not what [`to_bytes`] made.
-pub fn from_bytes(sort: &Sort, bytes: &[u8]) -> Result<Sealed, SealedError> {
+pub fn from_bytes(message: &str, bytes: &[u8]) -> Result<Sealed, SealedError> {
     let form: Form = serde_json::from_slice(bytes).map_err(|_| SealedError::Form)?;
     if form.format != FORMAT {
         return Err(SealedError::Version(form.format));
     }
     let decode = |text: &str| -> Result<DynamicMessage, SealedError> {
         let bytes = Zeroizing::new(BASE64_STANDARD.decode(text)?);
-        Ok(DynamicMessage::decode(proto::descriptor(sort.message), bytes.as_slice())?)
+        Ok(DynamicMessage::decode(proto::descriptor(message), bytes.as_slice())?)
     };
     Ok(Sealed {
         target_name: form.target_name,

@@ -251,7 +251,7 @@ fn only_devices_that_move_count_as_calls() {
         findings: vec![],
         devices,
     };
-    let plan = Plan { applications: vec![application] };
+    let plan = Plan { applications: vec![application], ..Plan::default() };
     assert_eq!(plan.calls(), u64::from(calls));
     assert_eq!((plan.count(|v| *v == Verdict::Move), plan.count(|v| *v == Verdict::Stop)), (1, 1));
 }

@@ -10,13 +10,18 @@ use tonic::Code;
 use super::{
     Ctx, EntityKind,
     failure::{Failure, Kind},
-    gateways,
+    fields, gateways,
     methods::unimplemented,
     network::{Band, bands, default_settings, plans},
     random,
     stored::REDIS_NOT_FOUND,
 };
-use crate::{map::path, model::ids::DevAddrPrefix, proto};
+use crate::{
+    map::{mask, path},
+    model::ids::DevAddrPrefix,
+    proto,
+    rehearsal::store::Table,
+};
 
 const BAND_NOT_FOUND: Kind =
     Kind::new(Code::NotFound, "pkg/band", "band_not_found", "band `{id}@{version}` not found");
@@ -49,11 +54,15 @@ pub(super) fn call(
         "Gs/GetGatewayConnectionStats" => {
             let id = path::string(request, "gateway_id");
             ctx.require(EntityKind::Gateway, &id, &["GATEWAY_STATUS_READ"])?;
-            Err(NOT_CONNECTED.with(json!({"gateway_uid": id})).because(REDIS_NOT_FOUND.failure()))
+            let stats = ctx.store.get(Table::Connections, &id).cloned();
+            stats.ok_or_else(|| {
+                NOT_CONNECTED.with(json!({"gateway_uid": id})).because(REDIS_NOT_FOUND.failure())
+            })
         }
         "Gs/BatchGetGatewayConnectionStats" => {
-            gateways::require_batch(ctx, &gateways::batch_ids(request), "GATEWAY_STATUS_READ")?;
-            Ok(proto::message("BatchGetGatewayConnectionStatsResponse"))
+            let ids = gateways::batch_ids(request);
+            gateways::require_batch(ctx, &ids, "GATEWAY_STATUS_READ")?;
+            batch_connections(ctx, request, &ids)
         }
         "Is/GetConfiguration" => Ok(identity_server(ctx)),
         "Configuration/ListFrequencyPlans" => Ok(frequency_plans(request)),
@@ -61,6 +70,23 @@ pub(super) fn call(
         "Configuration/ListBands" => list_bands(request),
         _ => Err(unimplemented()),
     }
+}
+
+/// The connections of those that are connected (`BatchGetGatewayConnectionStats`).
+fn batch_connections(
+    ctx: &Ctx<'_>,
+    request: &DynamicMessage,
+    ids: &[String],
+) -> Result<DynamicMessage, Failure> {
+    let paths = mask::of(request);
+    let mut entries = HashMap::new();
+    for id in ids {
+        if let Some(stats) = ctx.store.get(Table::Connections, id) {
+            let stats = if paths.is_empty() { stats.clone() } else { fields::filter(stats, &paths)? };
+            entries.insert(MapKey::String(id.clone()), Value::Message(stats));
+        }
+    }
+    Ok(with("BatchGetGatewayConnectionStatsResponse", "entries", Value::Map(entries)))
 }
 
 fn with(name: &str, at: &str, value: Value) -> DynamicMessage {

@@ -355,17 +355,24 @@ fn update(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage,
 
 fn delete(ctx: &mut Ctx<'_>, id: &str) -> Result<DynamicMessage, Failure> {
     ctx.require(EntityKind::Gateway, id, &["GATEWAY_DELETE"])?;
-    applications::soft_delete(ctx, Table::Gateways, id)?;
+    soft_delete(ctx, id)?;
     Ok(empty())
+}
+
+/// The ID stays taken and the EUI is free at once: a restore does not give it back.
+fn soft_delete(ctx: &mut Ctx<'_>, id: &str) -> Result<(), Failure> {
+    applications::soft_delete(ctx, Table::Gateways, id)?;
+    if let Some(mut gateway) = ctx.store.get(Table::Gateways, id).cloned() {
+        path::clear(&mut gateway, "ids.eui");
+        ctx.store.put(Table::Gateways, id, gateway)?;
+    }
+    Ok(())
 }
 
 fn restore(ctx: &mut Ctx<'_>, id: &str) -> Result<DynamicMessage, Failure> {
     ctx.require_with_deleted(EntityKind::Gateway, id, &["GATEWAY_DELETE"], true)?;
     let found = ctx.store.get(Table::Gateways, id).filter(|g| is_deleted(g)).cloned();
     let mut gateway = found.ok_or_else(|| not_found(id))?;
-    if eui(&gateway, "ids.eui").is_some_and(|own| by_eui(ctx, own).is_some()) {
-        return Err(STORE_EUI_TAKEN.failure());
-    }
     path::clear(&mut gateway, "deleted_at");
     ctx.store.put(Table::Gateways, id, gateway)?;
     Ok(empty())
@@ -412,7 +419,7 @@ fn batch_delete(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMe
     let ids = batch_ids(request);
     require_batch(ctx, &ids, "GATEWAY_DELETE")?;
     for id in &ids {
-        applications::soft_delete(ctx, Table::Gateways, id)?;
+        soft_delete(ctx, id)?;
     }
     Ok(empty())
 }

@@ -20,14 +20,19 @@ const PRINTS: &[&str] = &["Debug", "Display", "Serialize", "LowerHex", "UpperHex
 /// Derived, and right so.
 const DERIVED: &[(&str, &str)] = &[
     ("Band.description", "the channels of a band"),
+    ("GatewayPlan.keys", "what API keys are for"),
+    ("Gateways.api_keys", "what API keys are for"),
     ("ItemState.key", "the ID of an API key, and the number of its seal"),
     ("Override.key", "the name of a setting"),
     ("PinChange.key", "the name of a setting"),
     ("Row.key_check", "a sealed empty text, by which a wrong key is told"),
     ("Rules.Bytes.0", "a rule for bytes"),
+    ("Settings.keys", "what API keys are for, and their IDs"),
+    ("Settings.keys_file", "the name of a file"),
     ("Sort.key", "the name of a field"),
     ("Sort.look", "a function"),
     ("TargetFacts.mac_defaults", "the settings of a Network Server"),
+    ("Wishes.api_keys", "what API keys are for"),
 ];
 
 /// Written by hand for a type that holds keys, or the messages in which they are; each is read here and shows none. Tests
@@ -54,6 +59,7 @@ const BY_HAND: &[&str] = &[
     "ServerTls",
     "Session",
     "Settings",
+    "There",
     "TtnV2",
     "Uplink",
     "V2Device",

@@ -1,0 +1,7 @@
+//! Gateways, end to end: what the target holds, what is said, and what comes back.
+
+mod back;
+mod crash;
+mod plan;
+mod run;
+mod scene;
