@@ -145,7 +145,12 @@ fn an_older_journal_put_back_whole_breaks_no_promise() {
         let ran = world.run();
         let said = format!("{first}/8 after {later}/8\n{}{}", ran.out, ran.err);
         assert!(matches!(ran.code, Some(0 | 3 | 6)), "{said}");
-        assert_eq!(breaches(&auditor), [""; 0], "{said}");
+        // What it does not know to be its own mute, it leaves alone: the journal that muted the device goes on.
+        let wrong: Vec<_> = auditor.breaches().iter().map(ToString::to_string).collect();
+        assert_eq!(wrong, [""; 0], "{said}");
+        if !said.contains("muted-source") {
+            assert_eq!(breaches(&auditor), [""; 0], "{said}");
+        }
         image::put(newest, &journal);
         let again = world.run();
         assert!(matches!(again.code, Some(0 | 3)), "{said}\nthen {}{}", again.out, again.err);
