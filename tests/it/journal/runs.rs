@@ -21,7 +21,7 @@ use super::{
 };
 use crate::world::World;
 
-const CASES: usize = 40;
+const CASES: usize = 32;
 
 /// A world whose run was killed, with the auditor's eyes on it.
 struct Killed {
