@@ -62,7 +62,7 @@ fn set_device(stored: &DynamicMessage, sent: &DynamicMessage) -> DynamicMessage 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn a_clear_takes_the_keys_and_keeps_everything_else(device in device(), session: bool) {

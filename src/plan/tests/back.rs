@@ -101,7 +101,7 @@ fn there_is(seed: u64, cleared: BTreeSet<Component>) -> BTreeSet<Component> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn everything_that_was_cleared_comes_back(seed in 0u64..4000, mode in session(), c in cleared()) {

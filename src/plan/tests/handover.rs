@@ -54,7 +54,7 @@ fn with_session() -> impl Strategy<Value = V2Device> {
 
 proptest! {
     // A device is drawn in milliseconds: a build that is not optimised must not spend its day here.
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn the_target_goes_on_with_the_larger_counters(d in with_session(), up: u32, down in 0u32..u32::MAX - MARGIN) {

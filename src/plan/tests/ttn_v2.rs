@@ -130,7 +130,7 @@ fn attributes_of(is: &DynamicMessage) -> BTreeMap<String, String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn nothing_of_a_device_is_lost_without_a_word(device in device(), mode in 0_usize..3, foreign_block: bool) {

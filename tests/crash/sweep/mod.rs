@@ -71,7 +71,7 @@ impl Scope {
         let (some, steps): (usize, fn(usize) -> [usize; 3]) = match self {
             Self::Quick => (4, |i| [9, 9, if i == 0 { 60 } else { 300 }]),
             // Primes, so that the steps do not fall on the same write of every transaction.
-            Self::Ci => (usize::MAX, |i| [1, 7, if i == 0 { 17 } else { 89 }]),
+            Self::Ci => (usize::MAX, |i| [1, 17, if i == 0 { 29 } else { 97 }]),
             Self::Exhaustive => (usize::MAX, |_| [1, 1, 1]),
         };
         Case::all().into_iter().take(some).enumerate().map(|(i, case)| (case, steps(i))).collect()
