@@ -213,7 +213,7 @@ fn traffic(case: &Case, seed: u64, first: u64) -> Air {
 }
 
 /// Points of one seed: calls, and changes of the journal.
-const SAMPLES: (usize, usize) = (8, 4);
+const SAMPLES: (usize, usize) = (5, 3);
 
 /// Ten devices of all kinds, at random points.
 pub fn samples(cases: &[Case], seeds: u64, threads: usize, tally: &Tally) {
