@@ -52,7 +52,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             // Looked at before anything is changed: what cannot return stays as it is.
             match self.look_back().await {
                 Ok(_) => self.log.record(&rollback).await?,
-                Err(trouble) => return outcome(trouble),
+                Err(trouble) => return trouble.outcome(),
             }
         }
         self.run().await
@@ -68,7 +68,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         }
         match self.look_back().await {
             Ok(findings) => Ok(Ok(findings)),
-            Err(trouble) => outcome(trouble).map(Err),
+            Err(trouble) => trouble.outcome().map(Err),
         }
     }
 
@@ -410,17 +410,6 @@ fn edits(written: &Copy, there: &Records) -> Vec<Finding> {
         (!paths.is_empty()).then(|| Finding::new(Kind::Replaced, text).at(component).paths(paths))
     };
     there.present().filter_map(edited).collect()
-}
-
-/// The outcome of trouble before anything was changed.
-fn outcome(trouble: Trouble) -> Result<Outcome, LogError> {
-    Ok(match trouble {
-        Trouble::Refuse(finding) => Outcome::Refused(vec![finding]),
-        Trouble::Block(finding) => Outcome::Blocked(finding),
-        Trouble::Retry { why, .. } => Outcome::Stopped(why),
-        Trouble::Wait(what) => Outcome::Waiting(what),
-        Trouble::Fatal(error) => return Err(error),
-    })
 }
 
 /// A read that failed after a write of the same step: the write stands.

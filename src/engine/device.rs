@@ -91,6 +91,22 @@ impl From<LogError> for Trouble {
     }
 }
 
+impl Trouble {
+    /// What becomes of a thing with which nothing more is done in this run.
+    ///
+    /// # Errors
+    /// Only when the journal failed: then the run must end.
+    pub(super) fn outcome(self) -> Result<Outcome, LogError> {
+        Ok(match self {
+            Self::Refuse(finding) => Outcome::Refused(vec![finding]),
+            Self::Block(finding) => Outcome::Blocked(finding),
+            Self::Retry { why, .. } => Outcome::Stopped(why),
+            Self::Wait(what) => Outcome::Waiting(what),
+            Self::Fatal(error) => return Err(error),
+        })
+    }
+}
+
 /// One device on its way.
 #[derive(Debug)]
 pub struct Mover<'a, S, T> {

@@ -49,6 +49,18 @@ pub enum Outcome {
     Blocked(Finding),
 }
 
+impl Outcome {
+    /// What is wrong with something of this name; `None` when it ended well, or waits.
+    pub(super) fn wrong(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Refused(findings) => findings.first().map(ToString::to_string),
+            Self::Blocked(finding) => Some(finding.to_string()),
+            Self::Stopped(why) => Some(format!("{name}: {why}")),
+            _ => None,
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Event {

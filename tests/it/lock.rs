@@ -87,18 +87,23 @@ fn slow_mutes(world: &World, time: Duration) {
         .on_call(move |call| call.method.ends_with("NsEndDeviceRegistry/Set").then_some(Fault::Delay(time)));
 }
 
+/// Every call takes another time, other ones in each round; mutes take long.
+fn uneven(world: &World, round: u64) {
+    for (side, salt) in [(&world.source, 7), (&world.target, 13)] {
+        side.tts.on_call(move |call| {
+            let mute = salt == 7 && call.method.ends_with("NsEndDeviceRegistry/Set");
+            let time = if mute { 700 } else { (call.n * salt + round * 5) % 11 };
+            Some(Fault::Delay(Duration::from_millis(time)))
+        });
+    }
+}
+
 #[test]
 fn of_two_journals_on_one_pair_exactly_one_works() {
     for round in 0..4_u64 {
         let world = World::some(&DEVICES);
         world.config(CONFIG);
-        for (side, salt) in [(&world.source, 7), (&world.target, 13)] {
-            side.tts.on_call(move |call| {
-                let mute = salt == 7 && call.method.ends_with("NsEndDeviceRegistry/Set");
-                let time = if mute { 700 } else { (call.n * salt + round * 5) % 11 };
-                Some(Fault::Delay(Duration::from_millis(time)))
-            });
-        }
+        uneven(&world, round);
         let mut second = other(&world);
         let first = world.start();
         let second = second.spawn().expect("it starts");
@@ -190,13 +195,7 @@ fn of_two_that_take_over_at_once_exactly_one_works() {
         let world = World::some(&DEVICES);
         world.config(&format!("{CONFIG}[rollout]\nin-flight = 1\n"));
         killed_before(&world, "NsEndDeviceRegistry/Set", "");
-        for (side, salt) in [(&world.source, 7), (&world.target, 13)] {
-            side.tts.on_call(move |call| {
-                let mute = salt == 7 && call.method.ends_with("NsEndDeviceRegistry/Set");
-                let time = if mute { 700 } else { (call.n * salt + round * 5) % 11 };
-                Some(Fault::Delay(Duration::from_millis(time)))
-            });
-        }
+        uneven(&world, round);
         let takers = ["one", "two"].map(|name| {
             let mut taker = another(&world, name, |text| text);
             taker.arg("--take-over").spawn().expect("it starts")

@@ -96,13 +96,13 @@ impl Keeper {
                     edited(item, "it was edited on the target since it was written, and stays there", paths);
                 return Err(Trouble::Block(by_hand(finding)));
             }
-            self.record_step(item, ItemStep::Remove, false).await?;
+            self.log.step(item, ItemStep::Remove, false).await?;
             if let Err(error) = self.target.delete_belonging(which).await {
-                self.failed(item, ItemStep::Remove, &error).await?;
+                self.log.failed(item, ItemStep::Remove, &error).await?;
                 return Err(trouble(&error));
             }
         }
-        Ok(self.record_step(item, ItemStep::Remove, true).await?)
+        Ok(self.log.step(item, ItemStep::Remove, true).await?)
     }
 
     /// Deletes its API key on the target, also one that was made and not recorded.
@@ -112,17 +112,17 @@ impl Keeper {
         if state.key().is_none() && !open {
             return Ok(());
         }
-        self.record_step(item, ItemStep::RemoveKey, false).await?;
+        self.log.step(item, ItemStep::RemoveKey, false).await?;
         if open {
             self.delete_orphans(&self.log.key_name(item).await?).await?;
         }
         if let Some((id, _)) = state.key()
             && let Err(error) = self.target.delete_key(&self.target_app, id).await
         {
-            self.failed(item, ItemStep::RemoveKey, &error).await?;
+            self.log.failed(item, ItemStep::RemoveKey, &error).await?;
             return Err(trouble(&error));
         }
-        Ok(self.record_step(item, ItemStep::RemoveKey, true).await?)
+        Ok(self.log.step(item, ItemStep::RemoveKey, true).await?)
     }
 
     /// Puts it back at the source as it was found.
@@ -147,10 +147,10 @@ impl Keeper {
                 return Err(Trouble::Block(by_hand(finding)));
             }
         };
-        self.record_step(item, ItemStep::RestoreSource, false).await?;
+        self.log.step(item, ItemStep::RestoreSource, false).await?;
         if let Some(write) = write {
             if let Err(error) = self.source.set_belonging(which, &write).await {
-                self.failed(item, ItemStep::RestoreSource, &error).await?;
+                self.log.failed(item, ItemStep::RestoreSource, &error).await?;
                 return Err(trouble(&error));
             }
             let now = look().await?;
@@ -160,7 +160,7 @@ impl Keeper {
                 return Err(Trouble::Block(by_hand(finding)));
             }
         }
-        Ok(self.record_step(item, ItemStep::RestoreSource, true).await?)
+        Ok(self.log.step(item, ItemStep::RestoreSource, true).await?)
     }
 }
 

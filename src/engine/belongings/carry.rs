@@ -180,9 +180,9 @@ impl Keeper {
                 return Err(Trouble::Block(not_ours(item, paths)));
             }
         } else {
-            self.record_step(item, ItemStep::Create, false).await?;
+            self.log.step(item, ItemStep::Create, false).await?;
             if let Err(error) = self.target.set_belonging(which, &write).await {
-                self.failed(item, ItemStep::Create, &error).await?;
+                self.log.failed(item, ItemStep::Create, &error).await?;
                 if matches!(error.kind(), wire::Kind::Denied { .. }) {
                     return Err(Trouble::Refuse(denied(item, &error)));
                 }
@@ -204,7 +204,7 @@ impl Keeper {
                 return Err(Trouble::Block(not_ours(item, paths)));
             }
         }
-        self.record_step(item, ItemStep::Create, true).await?;
+        self.log.step(item, ItemStep::Create, true).await?;
         Ok(if self.log.state(item).is_there() { Outcome::Done } else { Outcome::Waiting(HELD.to_owned()) })
     }
 
@@ -270,14 +270,14 @@ impl Keeper {
         if state.is_open(ItemStep::Key) {
             self.delete_orphans(&name).await?;
         }
-        self.record_step(item, ItemStep::Key, false).await?;
+        self.log.step(item, ItemStep::Key, false).await?;
         match self.target.create_downlink_key(&self.target_app, &name).await {
             Ok(key) => {
                 let seal = self.log.seal_key(&key.secret).await?;
                 Ok(self.log.record(&ItemEvent::Keyed { item: item.clone(), id: key.id, seal }).await?)
             }
             Err(error) => {
-                self.failed(item, ItemStep::Key, &error).await?;
+                self.log.failed(item, ItemStep::Key, &error).await?;
                 Err(match trouble(&error) {
                     Trouble::Retry { why, .. } if matches!(error.kind(), wire::Kind::Denied { .. }) => {
                         Trouble::Refuse(Finding::new(Kind::DownlinkKey, format!("{item}: {why}")).fix(
@@ -344,10 +344,10 @@ impl Keeper {
             if !paths.is_empty() {
                 return Err(Trouble::Block(not_ours(item, paths)));
             }
-            self.record_step(item, ItemStep::Release, false).await?;
+            self.log.step(item, ItemStep::Release, false).await?;
             let write = pause(sort, false);
             if let Err(error) = self.target.set_belonging(which, &write).await {
-                self.failed(item, ItemStep::Release, &error).await?;
+                self.log.failed(item, ItemStep::Release, &error).await?;
                 return Err(trouble(&error));
             }
             let paths = match look().await? {
@@ -358,31 +358,7 @@ impl Keeper {
                 return Err(Trouble::Block(not_ours(item, paths)));
             }
         }
-        Ok(self.record_step(item, ItemStep::Release, true).await?)
-    }
-
-    /// Records the intent of a step, or that it was done.
-    pub(super) async fn record_step(
-        &self,
-        item: &ItemKey,
-        step: ItemStep,
-        done: bool,
-    ) -> Result<(), LogError> {
-        let item = item.clone();
-        let event =
-            if done { ItemEvent::ItemDone { item, step } } else { ItemEvent::ItemIntent { item, step } };
-        self.log.record(&event).await
-    }
-
-    pub(super) async fn failed(
-        &self,
-        item: &ItemKey,
-        step: ItemStep,
-        error: &wire::Error,
-    ) -> Result<(), LogError> {
-        let maybe_applied = error.outcome() == wire::Outcome::Unknown;
-        let (item, why) = (item.clone(), error.message());
-        self.log.record(&ItemEvent::ItemFailed { item, step, maybe_applied, why: why.to_string() }).await
+        Ok(self.log.step(item, ItemStep::Release, true).await?)
     }
 
     /// The devices of this journal, as they are named.

@@ -96,17 +96,17 @@ impl Keeper {
             let finding = edited(item, "the copy is not as it was written: the source keeps its own", paths);
             return Err(Trouble::Block(finding.fix("set the copy right by hand, then run again")));
         }
-        self.record_step(item, step, false).await?;
+        self.log.step(item, step, false).await?;
         if !already {
             let done = match step {
                 ItemStep::PauseSource => self.source.set_belonging(which, &pause(sort, true)).await,
                 _ => self.source.delete_belonging(which).await,
             };
             if let Err(error) = done {
-                self.failed(item, step, &error).await?;
+                self.log.failed(item, step, &error).await?;
                 return Err(trouble(&error));
             }
         }
-        Ok(self.record_step(item, step, true).await?)
+        Ok(self.log.step(item, step, true).await?)
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         transform::Write,
     },
     step::belonging::{ItemEvent, ItemState, ItemStep},
+    wire,
 };
 
 /// What the journal holds of the belongings of one source application.
@@ -98,6 +99,27 @@ impl ItemLog {
         self.journal.append(&self.key, event.name(), body).await?;
         self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), next);
         Ok(())
+    }
+
+    /// Records the intent of a step, or that it was done.
+    ///
+    /// # Errors
+    /// Those of [`Self::record`].
+    pub async fn step(&self, item: &ItemKey, step: ItemStep, done: bool) -> Result<(), LogError> {
+        let item = item.clone();
+        let event =
+            if done { ItemEvent::ItemDone { item, step } } else { ItemEvent::ItemIntent { item, step } };
+        self.record(&event).await
+    }
+
+    /// Records that a step failed.
+    ///
+    /// # Errors
+    /// Those of [`Self::record`].
+    pub async fn failed(&self, item: &ItemKey, step: ItemStep, error: &wire::Error) -> Result<(), LogError> {
+        let maybe_applied = error.outcome() == wire::Outcome::Unknown;
+        let (item, why) = (item.clone(), error.message().to_owned());
+        self.record(&ItemEvent::ItemFailed { item, step, maybe_applied, why }).await
     }
 
     /// Seals what was found and what is written.

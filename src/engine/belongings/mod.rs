@@ -161,13 +161,7 @@ impl Keeper {
 
     /// Remembers how it ended, and says so when that is no good end.
     fn ended(&self, item: &ItemKey, outcome: Outcome) {
-        let why = match &outcome {
-            Outcome::Refused(findings) => findings.first().map(ToString::to_string),
-            Outcome::Blocked(finding) => Some(finding.to_string()),
-            Outcome::Stopped(why) => Some(format!("{item}: {why}")),
-            _ => None,
-        };
-        if let Some(why) = why {
+        if let Some(why) = outcome.wrong(&item.to_string()) {
             self.events.send(Event::Note(format!("{}: {why}", self.target_app)));
         }
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), outcome);
@@ -178,15 +172,7 @@ impl Keeper {
     /// # Errors
     /// Only when the journal failed: then the run must end.
     fn settle(&self, item: &ItemKey, result: Result<Outcome, Trouble>) -> Result<(), LogError> {
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(Trouble::Refuse(finding)) => Outcome::Refused(vec![finding]),
-            Err(Trouble::Block(finding)) => Outcome::Blocked(finding),
-            Err(Trouble::Retry { why, .. }) => Outcome::Stopped(why),
-            Err(Trouble::Wait(what)) => Outcome::Waiting(what),
-            Err(Trouble::Fatal(error)) => return Err(error),
-        };
-        self.ended(item, outcome);
+        self.ended(item, result.or_else(Trouble::outcome)?);
         Ok(())
     }
 }

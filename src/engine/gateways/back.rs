@@ -103,7 +103,7 @@ impl GatewayKeeper<'_> {
         let is_there = self.may_go(item).await?;
         let id = self.log.sealed_as(MESSAGE, item).await?.target_name;
         if is_there {
-            self.record(item, ItemStep::Remove, false).await?;
+            self.log.step(item, ItemStep::Remove, false).await?;
         }
         for kind in [GatewayKey::Lns, GatewayKey::Cups] {
             self.remove_key(item, &id, kind, is_there).await?;
@@ -111,7 +111,7 @@ impl GatewayKeeper<'_> {
         if self.log.state(item).touched(ItemStep::Create) {
             if is_there {
                 if let Err(error) = self.target.delete_gateway(&id).await {
-                    self.failed(item, ItemStep::Remove, &error).await?;
+                    self.log.failed(item, ItemStep::Remove, &error).await?;
                     return Err(retry(error));
                 }
                 // A gateway of ours leaves no other trace than its ID.
@@ -122,7 +122,7 @@ impl GatewayKeeper<'_> {
                     });
                 }
             }
-            self.record(item, ItemStep::Remove, true).await?;
+            self.log.step(item, ItemStep::Remove, true).await?;
         }
         self.forget(item).await
     }
@@ -132,7 +132,7 @@ impl GatewayKeeper<'_> {
         for kind in [GatewayKey::Lns, GatewayKey::Cups] {
             self.remove_key(item, id, kind, false).await?;
         }
-        self.record(item, ItemStep::Remove, true).await?;
+        self.log.step(item, ItemStep::Remove, true).await?;
         self.forget(item).await.map(drop)
     }
 
@@ -150,7 +150,7 @@ impl GatewayKeeper<'_> {
             return Ok(());
         }
         if open || state.key().is_some() {
-            self.record(&item, ItemStep::RemoveKey, false).await?;
+            self.log.step(&item, ItemStep::RemoveKey, false).await?;
             if is_there {
                 if open {
                     self.delete_orphans(id, &self.key_name(&of.id, kind)).await?;
@@ -158,11 +158,11 @@ impl GatewayKeeper<'_> {
                 if let Some((key, _)) = state.key()
                     && let Err(error) = self.target.delete_gateway_key(id, key).await
                 {
-                    self.failed(&item, ItemStep::RemoveKey, &error).await?;
+                    self.log.failed(&item, ItemStep::RemoveKey, &error).await?;
                     return Err(retry(error));
                 }
             }
-            self.record(&item, ItemStep::RemoveKey, true).await?;
+            self.log.step(&item, ItemStep::RemoveKey, true).await?;
         }
         Ok(self.log.record(&ItemEvent::ItemUndone { item }).await?)
     }

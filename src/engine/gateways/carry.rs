@@ -121,9 +121,9 @@ impl GatewayKeeper<'_> {
             return Ok(true);
         }
         if seen.is_none() {
-            self.record(item, ItemStep::Create, false).await?;
+            self.log.step(item, ItemStep::Create, false).await?;
             if let Err(error) = self.call(item, id, write).await {
-                self.failed(item, ItemStep::Create, &error).await?;
+                self.log.failed(item, ItemStep::Create, &error).await?;
                 if error.outcome() != wire::Outcome::Unknown {
                     return Err(refused(item, &error));
                 }
@@ -133,7 +133,7 @@ impl GatewayKeeper<'_> {
         }
         let there = look().await.map_err(retry)?;
         self.is_as_written(item, write, there.as_ref())?;
-        self.record(item, ItemStep::Create, true).await?;
+        self.log.step(item, ItemStep::Create, true).await?;
         Ok(false)
     }
 
@@ -196,14 +196,14 @@ impl GatewayKeeper<'_> {
         if self.log.state(&item).is_open(ItemStep::Key) {
             self.delete_orphans(id, &name).await?;
         }
-        self.record(&item, ItemStep::Key, false).await?;
+        self.log.step(&item, ItemStep::Key, false).await?;
         match self.target.create_gateway_key(id, &name, kind).await {
             Ok(key) => {
                 let seal = self.log.seal_key(&key.secret).await?;
                 Ok(self.log.record(&ItemEvent::Keyed { item, id: key.id, seal }).await?)
             }
             Err(error) => {
-                self.failed(&item, ItemStep::Key, &error).await?;
+                self.log.failed(&item, ItemStep::Key, &error).await?;
                 // The gateway is there: its key waits for the next run.
                 Err(retry(error))
             }
@@ -231,15 +231,15 @@ impl GatewayKeeper<'_> {
             let mut but_for_it = look().await?;
             but_for_it.iter_mut().for_each(|there| path::clear(there, LNS_SECRET));
             self.is_as_written(item, write, but_for_it.as_ref())?;
-            self.record(item, ItemStep::Release, false).await?;
+            self.log.step(item, ItemStep::Release, false).await?;
             let only = Write { message: last.message.clone(), paths: vec![LNS_SECRET.to_owned()] };
             if let Err(error) = self.target.update_gateway(id, &only).await {
-                self.failed(item, ItemStep::Release, &error).await?;
+                self.log.failed(item, ItemStep::Release, &error).await?;
                 return Err(retry(error));
             }
             self.is_as_written(item, &last, look().await?.as_ref())?;
         }
-        Ok(self.record(item, ItemStep::Release, true).await?)
+        Ok(self.log.step(item, ItemStep::Release, true).await?)
     }
 
     /// Nothing of it is on the target: the next run decides anew.
@@ -248,25 +248,6 @@ impl GatewayKeeper<'_> {
             self.log.record(&ItemEvent::ItemUndone { item: item.clone() }).await?;
         }
         Ok(())
-    }
-
-    /// Records the intent of a step, or that it was done.
-    pub(super) async fn record(&self, item: &ItemKey, step: ItemStep, done: bool) -> Result<(), LogError> {
-        let item = item.clone();
-        let event =
-            if done { ItemEvent::ItemDone { item, step } } else { ItemEvent::ItemIntent { item, step } };
-        self.log.record(&event).await
-    }
-
-    pub(super) async fn failed(
-        &self,
-        item: &ItemKey,
-        step: ItemStep,
-        error: &wire::Error,
-    ) -> Result<(), LogError> {
-        let maybe_applied = error.outcome() == wire::Outcome::Unknown;
-        let (item, why) = (item.clone(), error.message().to_owned());
-        self.log.record(&ItemEvent::ItemFailed { item, step, maybe_applied, why }).await
     }
 }
 

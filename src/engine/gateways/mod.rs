@@ -210,13 +210,7 @@ impl<'a> GatewayKeeper<'a> {
     }
 
     fn ended(&self, gateway: &str, outcome: Outcome) {
-        let why = match &outcome {
-            Outcome::Refused(findings) => findings.first().map(ToString::to_string),
-            Outcome::Blocked(finding) => Some(finding.to_string()),
-            Outcome::Stopped(why) => Some(format!("gateway {gateway}: {why}")),
-            _ => None,
-        };
-        if let Some(why) = why {
+        if let Some(why) = outcome.wrong(&format!("gateway {gateway}")) {
             self.events.send(Event::Note(why));
         }
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway.to_owned(), outcome);
@@ -225,15 +219,7 @@ impl<'a> GatewayKeeper<'a> {
     /// # Errors
     /// Only when the journal failed: then the run must end.
     fn settle(&self, gateway: &str, result: Result<Outcome, Trouble>) -> Result<(), LogError> {
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(Trouble::Refuse(finding)) => Outcome::Refused(vec![finding]),
-            Err(Trouble::Block(finding)) => Outcome::Blocked(finding),
-            Err(Trouble::Retry { why, .. }) => Outcome::Stopped(why),
-            Err(Trouble::Wait(what)) => Outcome::Waiting(what),
-            Err(Trouble::Fatal(error)) => return Err(error),
-        };
-        self.ended(gateway, outcome);
+        self.ended(gateway, result.or_else(Trouble::outcome)?);
         Ok(())
     }
 
