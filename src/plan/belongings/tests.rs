@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{sort::short, *};
 use crate::{
-    map::generate,
+    map::{generate, mask},
     plan::facts::{IdFrom, SessionMode, Versions},
 };
 
