@@ -1,6 +1,11 @@
 //! From the configuration to the two sides: resolves secrets, starts embedded stacks, makes clients.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use prost_reflect::Value;
 
@@ -13,6 +18,7 @@ use crate::{
     engine::{
         event::Sink,
         gateways::{GatewayJob, Which},
+        keys_file::KeysFile,
         run::{Job, Pace},
     },
     map::path,
@@ -161,9 +167,23 @@ fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Resul
             owner: owner.clone(),
             wishes: wishes(config, application),
             devices,
+            keys_in_use: BTreeSet::new(),
         });
     }
+    // A key of one application may be that of another's run, or of another server.
+    let sources = jobs.iter().filter_map(|job| job.source.tts()).flat_map(TtsSource::stacks);
+    let in_use: BTreeSet<_> = sources.chain([&to]).filter_map(|stack| stack.is.key_id()).collect();
+    for job in &mut jobs {
+        job.keys_in_use.clone_from(&in_use);
+    }
     Ok(jobs)
+}
+
+/// The file of the new API keys of applications.
+pub fn keys_file(config: &Config) -> Option<KeysFile> {
+    let path = config.integrations.keys_file.clone()?;
+    let applications = config.applications.iter().map(|a| (a.source.clone(), a.target.clone())).collect();
+    Some(KeysFile { path, applications })
 }
 
 /// How the configuration wants a run to go.
@@ -176,6 +196,7 @@ pub fn pace(config: &Config) -> Pace {
         hold: config.clear.hold,
         max_devices: config.clear.max_devices,
         integrations: config.clear.integrations,
+        api_keys: config.clear.api_keys,
         only_begun: false,
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn run(
             Some(job) => crate::engine::gateways::found(job).await?,
             None => Vec::new(),
         };
+        let keys_in_use = real.jobs.first().map(|job| job.keys_in_use.clone()).unwrap_or_default();
         drop(real);
         let target = match &source {
             Embedded::Tts(source) if one_deployment => embedded::again(source, wire::Side::Target).await?,
@@ -80,7 +81,13 @@ pub(super) async fn run(
             // New API keys of an embedded stack are of use to nobody.
             gateways.keys_file = folder.path.join("gateway-keys.csv");
         }
+        if let Some(file) = &mut config.integrations.keys_file {
+            *file = folder.path.join("application-keys.csv");
+        }
         let mut sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink)?;
+        for job in &mut sides.jobs {
+            job.keys_in_use.clone_from(&keys_in_use);
+        }
         if let Some(job) = &mut sides.gateways {
             job.which = crate::engine::gateways::Which::Listed(gateways);
         }

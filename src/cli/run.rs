@@ -135,7 +135,16 @@ pub(super) async fn carry_out(
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
         let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
-        let dispatcher = Dispatcher { journal: &journal, pace, events: &sink, stop, lock, gateways };
+        let keys_file = connect::keys_file(config);
+        let dispatcher = Dispatcher {
+            journal: &journal,
+            pace,
+            events: &sink,
+            stop,
+            lock,
+            gateways,
+            keys_file: keys_file.as_ref(),
+        };
         Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, ready).await?))
     }
     .await;

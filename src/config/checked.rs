@@ -256,10 +256,12 @@ pub struct ListedGateway {
 }
 
 /// Webhooks, pub/subs and packages on the way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Integrations {
     /// They begin once the first device is live on the target.
     pub paused: bool,
+    /// Where the new API keys of applications go; `None` when none is copied.
+    pub keys_file: Option<PathBuf>,
 }
 
 /// What becomes of the source's integrations once all devices are cleared.
@@ -278,6 +280,21 @@ impl ClearIntegrations {
     /// Every way with its word in the file.
     pub const ALL: [(&'static str, Self); 3] =
         [("nothing", Self::Nothing), ("pause", Self::Pause), ("delete", Self::Delete)];
+}
+
+/// What becomes of the source's API keys that were copied once all devices are cleared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClearApiKeys {
+    /// They stay as they are.
+    #[default]
+    Nothing,
+    /// They expire.
+    Expire,
+}
+
+impl ClearApiKeys {
+    /// Every way with its word in the file.
+    pub const ALL: [(&'static str, Self); 2] = [("nothing", Self::Nothing), ("expire", Self::Expire)];
 }
 
 /// What changes on the way.
@@ -366,6 +383,8 @@ pub struct Clear {
     pub max_devices: u64,
     /// What becomes of the integrations.
     pub integrations: ClearIntegrations,
+    /// What becomes of API keys.
+    pub api_keys: ClearApiKeys,
 }
 
 /// What goes at the source.
@@ -435,6 +454,7 @@ impl Default for Clear {
             hold: false,
             max_devices: 1000,
             integrations: ClearIntegrations::Nothing,
+            api_keys: ClearApiKeys::Nothing,
         }
     }
 }

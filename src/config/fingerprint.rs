@@ -6,8 +6,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     checked::{
-        Application, ClearIntegrations, Config, Gateways, IdFrom, Owner, Side, Stack, Transform,
-        WhichGateways,
+        Application, ClearApiKeys, ClearIntegrations, Config, Gateways, IdFrom, Owner, Side, Stack,
+        Transform, WhichGateways,
     },
     devices::Devices,
 };
@@ -47,6 +47,9 @@ impl Config {
         if self.clear.integrations != ClearIntegrations::Nothing {
             let value = format!("{:?}", self.clear.integrations).to_lowercase();
             pinned.push(("clear.integrations".to_owned(), value));
+        }
+        if self.clear.api_keys != ClearApiKeys::Nothing {
+            pinned.push(("clear.api-keys".to_owned(), "expire".to_owned()));
         }
         pinned
     }

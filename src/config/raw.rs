@@ -206,8 +206,9 @@ section! {
         "devices" devices: RawDevices, default "all", example r#"{ glob = "meter-*" }"#;
         /// What is copied besides the devices: `formatters` (default payload formatters), `webhooks`, `pubsubs`, `packages` (those
         /// of the application and those of devices) and `activation-settings`; an empty list copies nothing. V2 has formatters
-        /// alone. `collaborators` needs `[people]`. `api-keys` is not in this release.
-        "copy" copy: Vec<At<String>>, default "all that can be copied; `collaborators` only with `[people]`", example r#"["formatters"]"#;
+        /// alone. `collaborators` needs `[people]`; `api-keys`, which makes new secrets, has to be named here, and needs
+        /// `integrations.keys-file`.
+        "copy" copy: Vec<At<String>>, default "all but `api-keys`; `collaborators` only with `[people]`", example r#"["formatters", "webhooks", "api-keys"]"#;
         /// The API key for this application at the source.
         "api-key" api_key: Reference, default "that of the source", example r#"{ env = "MY_APP_API_KEY" }"#;
         /// The access key for this application, when the source is V2.
@@ -318,11 +319,14 @@ section! {
 }
 
 section! {
-    /// Webhooks, pub/subs and packages on the way ([around.md](around.md)).
+    /// Webhooks, pub/subs, packages and API keys on the way ([around.md](around.md)).
     RawIntegrations is "table" {
         /// Webhooks are created paused, and pub/subs, which cannot be paused, not yet: both begin once the first device is live on
         /// the target.
         "paused" paused: bool, default "false", example "true";
+        /// The file that gets the new API keys of applications, a table of old and new IDs. The keys are sealed in the journal and
+        /// nowhere else; only its owner can read the file.
+        "keys-file" keys_file: String, default "none; required with `api-keys` in `application.copy`", example r#""application-keys.csv""#;
     }
 }
 
@@ -363,6 +367,9 @@ section! {
         /// What becomes of the source's webhooks, pub/subs and packages that were copied, once all devices of their application
         /// are cleared: `nothing`, `pause` (webhooks; pub/subs cannot be paused and go on), or `delete`.
         "integrations" integrations: String, default "`\"nothing\"`", example r#""pause""#;
+        /// What becomes of the source's API keys that were copied, once all devices of their application are cleared: `nothing`, or
+        /// `expire`: they are of no use any more a minute later, until a rollback gives them their time back.
+        "api-keys" api_keys: String, default "`\"nothing\"`", example r#""expire""#;
         /// Stop before the first clear; the same run without it goes on.
         "hold" hold: bool, default "false", example "true";
         /// The run stops before the first clear when it would clear more devices than this.

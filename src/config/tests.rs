@@ -95,7 +95,8 @@ fn defaults_are_the_safe_ones() {
             when: None,
             hold: false,
             max_devices: 1000,
-            integrations: ClearIntegrations::Nothing
+            integrations: ClearIntegrations::Nothing,
+            api_keys: ClearApiKeys::Nothing,
         }
     );
     assert_eq!(config.journal.path, Path::new("migration.journal"));
@@ -232,6 +233,8 @@ fn the_example_of_every_key_is_valid() {
             let without: &[&str] = match (key.name, v2) {
                 ("gateways", true) => &["ids", "file", "glob", "owner"],
                 ("gateways", false) => &["ids", "file", "glob", "list"],
+                ("application", true) => &["copy"],
+                ("integrations", true) => &["keys-file"],
                 (_, true) => &[],
                 (_, false) => &["access-key"],
             };
@@ -292,6 +295,7 @@ fn broken_files() {
         ("device_file", with_application("devices = { file = 'no-such.txt' }")),
         ("people", with("[people]\nusers = { 'alice' = 'al-nl', 'bob' = 'al-nl', 'Eve' = '' }\norganizations = 'acme'")),
         ("collaborators", with_application("copy = ['collaborators']")),
+        ("keys_of_nobody", with("[integrations]\nkeys-file = 'keys.csv'\n[clear]\napi-keys = 'delete'")),
         ("copy", with_application("copy = ['formatter', 'api-keys']\naccess-key = 'CANARY'")),
         ("same_target", with("[[application]]\nsource = 'app-1'\ntarget = 'app-9'\n[[application]]\nsource = 'app-2'\ntarget = 'app-9'")),
         ("same_source", with("[[application]]\nsource = 'app-1'\ntarget = 'app-8'\n[[application]]\nsource = 'app-1'\ntarget = 'app-9'")),

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -182,6 +183,8 @@ pub struct Summary {
     pub not_begun: usize,
     /// Gateways, and what has to be changed in their settings.
     pub gateways: super::gateways::Registered,
+    /// The file of the new API keys of applications, and how many are in it.
+    pub new_keys: Option<(PathBuf, usize)>,
     /// Applications created on the target.
     pub created: Vec<AppId>,
     /// Applications of ours removed from the target.

@@ -13,7 +13,6 @@ use crate::{
     map::ttn_v2::V2Device,
     model::{
         device::{Component, Record},
-        gateway::GatewayKey,
         ids::{AppId, DeviceId, Eui64},
     },
     plan::{
@@ -25,7 +24,8 @@ use crate::{
     tts::{
         Stack,
         application::Owner,
-        belongings::{NewKey, Which},
+        belongings::Which,
+        keys::{KeyOrder, KeyOwner, NewKey},
     },
     wire::{self, Error},
 };
@@ -139,13 +139,13 @@ impl Guarded<Stack> {
         self.place.delete_belonging(which).await
     }
 
-    /// As [`Stack::create_downlink_key`].
+    /// As [`Stack::create_key`].
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn create_downlink_key(&self, app: &AppId, name: &str) -> Result<NewKey, Error> {
+    pub async fn create_key(&self, order: &KeyOrder<'_>) -> Result<NewKey, Error> {
         self.lock.before_write().await;
-        self.place.create_downlink_key(app, name).await
+        self.place.create_key(order).await
     }
 
     /// As [`Stack::create_gateway`].
@@ -184,31 +184,13 @@ impl Guarded<Stack> {
         self.place.delete_gateway(id).await
     }
 
-    /// As [`Stack::create_gateway_key`].
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn create_gateway_key(&self, id: &str, name: &str, of: GatewayKey) -> Result<NewKey, Error> {
-        self.lock.before_write().await;
-        self.place.create_gateway_key(id, name, of).await
-    }
-
-    /// As [`Stack::delete_gateway_key`].
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn delete_gateway_key(&self, id: &str, key: &str) -> Result<(), Error> {
-        self.lock.before_write().await;
-        self.place.delete_gateway_key(id, key).await
-    }
-
     /// As [`Stack::delete_key`].
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn delete_key(&self, app: &AppId, id: &str) -> Result<(), Error> {
+    pub async fn delete_key(&self, owner: KeyOwner<'_>, id: &str) -> Result<(), Error> {
         self.lock.before_write().await;
-        self.place.delete_key(app, id).await
+        self.place.delete_key(owner, id).await
     }
 }
 

@@ -11,6 +11,8 @@ pub mod event;
 pub mod gateways;
 pub mod gather;
 mod guarded;
+mod keys;
+pub mod keys_file;
 pub mod lock;
 pub mod log;
 mod mute_target;

@@ -171,6 +171,7 @@ fn place(sort: &Sort, app: &str, device: &str, message: &DynamicMessage) -> (Tab
             let prefix = if kind == "user" { "usr" } else { "org" };
             (Table::Collaborators, format!("app:{app}/{prefix}:{id}"))
         }
+        Ids::Key => (Table::ApiKeys, format!("app:{app}/{id}")),
         Ids::Application => (Table::ActivationSettings, app.to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! The dispatcher: plans all applications, then moves their devices, a bounded number at a time.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::OnceCell;
@@ -14,11 +14,12 @@ use super::{
     gateways::{self, GatewayJob, Registration},
     gather::{self, Prepared},
     guarded::Guarded,
+    keys_file::KeysFile,
     lock::{Lock, LockError, Terms},
     log::{DeviceLog, LogError},
 };
 use crate::{
-    config::{ClearIntegrations, ClearMode, ClearWhen, Selection},
+    config::{ClearApiKeys, ClearIntegrations, ClearMode, ClearWhen, Selection},
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
     plan::{
@@ -46,6 +47,8 @@ pub struct Job {
     pub wishes: Wishes,
     /// Which devices.
     pub devices: Selection,
+    /// IDs of the API keys with which this program works, here and for other applications.
+    pub keys_in_use: BTreeSet<String>,
 }
 
 impl Job {
@@ -76,6 +79,8 @@ pub struct Pace {
     pub max_devices: u64,
     /// What becomes of the source's integrations once all devices are cleared.
     pub integrations: ClearIntegrations,
+    /// What becomes of the source's API keys then.
+    pub api_keys: ClearApiKeys,
     /// True: only devices that an earlier run began are gone on with.
     pub only_begun: bool,
 }
@@ -105,10 +110,10 @@ pub enum RunError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// The file of new API keys cannot be written; they are in the journal, and the next run writes it.
-    #[error("cannot write the API keys of gateways to {path}: {source}", path = path.display())]
+    #[error("cannot write the new API keys to {path}: {source}", path = path.display())]
     KeysFile {
         /// Which file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What is wrong.
         source: std::io::Error,
     },
@@ -195,6 +200,8 @@ pub struct Dispatcher<'a> {
     pub lock: Terms,
     /// The gateways to register.
     pub gateways: Option<&'a GatewayJob>,
+    /// Where the new API keys of applications go.
+    pub keys_file: Option<&'a KeysFile>,
 }
 
 impl Dispatcher<'_> {
@@ -238,10 +245,18 @@ impl Dispatcher<'_> {
             lock.give_back(self.stop).await;
             moved?;
         }
+        summary.new_keys = self.write_keys().await?;
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();
         Ok(summary)
+    }
+
+    /// Writes the file of new API keys; answers which, and how many are in it.
+    async fn write_keys(&self) -> Result<Option<(PathBuf, usize)>, RunError> {
+        let Some(file) = self.keys_file else { return Ok(None) };
+        let keys = file.write(self.journal).await?;
+        Ok((keys > 0).then(|| (file.path.clone(), keys)))
     }
 
     /// Registers the gateways.
@@ -330,6 +345,8 @@ impl Dispatcher<'_> {
                     return Ok(());
                 }
             }
+            // At once: whoever has to be given a new key has the time until the devices have moved.
+            self.write_keys().await?;
         }
         let ctx = Context {
             source_can_be_muted: job.source.can_be_muted(),
@@ -368,7 +385,7 @@ impl Dispatcher<'_> {
         if let Some(keeper) = keeper.filter(|_| !ctx.abort.is_cancelled()) {
             tokio::select! {
                 biased;
-                done = self.after(keeper, application, &ready.belongings.devices) => done?,
+                done = self.after(keeper, application, &ready.belongings) => done?,
                 () = ctx.abort.cancelled() => {}
             }
         }
@@ -380,14 +397,14 @@ impl Dispatcher<'_> {
         &self,
         keeper: &Keeper,
         application: &ApplicationPlan,
-        all: &[DeviceId],
+        belongings: &Belongings,
     ) -> Result<(), LogError> {
         let done = application.devices.iter().filter(|d| d.verdict == Verdict::Done);
         keeper.after_devices(done.map(|d| name(application, d))).await?;
         if self.pace.hold || self.stop.drain.is_cancelled() {
             return Ok(());
         }
-        keeper.clear(self.pace.integrations, all).await
+        keeper.clear(&self.pace, belongings).await
     }
 
     /// Without its application on the target no device is begun; those of other applications go on.

@@ -39,6 +39,19 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The ID in an API key of The Things Stack, which is no secret: `NNSXS.ID.SECRET` (`pkg/auth`, `SplitToken`).
+///
+/// ```
+/// assert_eq!(stackferry::model::secret::key_id("NNSXS.ID.SECRET"), Some("ID"));
+/// assert_eq!(stackferry::model::secret::key_id("SECRET"), None);
+/// ```
+pub fn key_id(token: &str) -> Option<&str> {
+    match *token.trim().split('.').collect::<Vec<_>>() {
+        [_, id, _] => Some(id),
+        _ => None,
+    }
+}
+
 /// Field names whose values are keys or credentials, wherever they stand in a message of The Things Stack or V2. A test
 /// (`tests/it/secrets/fields.rs`) holds every field of the protos against this list.
 const SECRET_FIELDS: &[&str] = &[

@@ -1,10 +1,11 @@
 //! What belongs to an application besides its devices: webhooks, pub/subs, associations of packages, activation settings,
-//! collaborators.
+//! collaborators, API keys.
 //!
 //! A kind of them is a [`Sort`]: a table of how it is called, listed, read, set and deleted, and of what in it is never
 //! copied. Everything else is the same for all: [`transform`] decides what is written and what is a finding,
 //! [`differences`] compares, `tts::belongings` calls, `engine::belongings` carries out, `step::belonging` remembers.
 
+pub mod api_key;
 pub mod collaborator;
 pub mod package;
 pub mod pubsub;
@@ -33,7 +34,7 @@ use crate::{
     model::{belonging::ItemKey, ids::AppId},
     proto,
 };
-pub use sort::{Ids, Method, SORTS, Sort};
+pub use sort::{Cleared, Ids, Method, Pause, SORTS, Sort};
 
 /// What the target said of itself that matters here.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +47,12 @@ pub struct Facts {
     pub disabled: Vec<&'static str>,
     /// The rights of our key on the application; `None` when that is yet to be created.
     pub rights: Option<BTreeSet<String>>,
+    /// IDs of the API keys with which this program works.
+    pub keys_in_use: BTreeSet<String>,
+    /// IDs of the API keys that webhooks of the source which are copied hand out for downlinks.
+    pub downlink_keys: BTreeSet<String>,
+    /// What time it is, in seconds since 1970.
+    pub now: i64,
 }
 
 /// A belonging as it was found at the source.
@@ -55,11 +62,26 @@ pub struct Found {
     pub key: ItemKey,
     /// Its kind.
     pub sort: &'static Sort,
-    /// What it is called on the target where that differs: the device's ID, or the account of a collaborator. Empty for what
-    /// else the application has, and for a collaborator whom nobody has mapped.
+    /// What it is called on the target where that differs: the device's ID, the account of a collaborator, the ID of an API key.
+    /// Empty for what else the application has, for a collaborator whom nobody has mapped, and for a key that is yet to be made.
     pub target_name: String,
     /// All of it. Any part may be a secret.
     pub message: DynamicMessage,
+}
+
+impl Found {
+    /// What people call it, where its identifier tells them little.
+    pub fn called(&self) -> String {
+        if self.sort.ids == Ids::Key { path::string(&self.message, "name") } else { String::new() }
+    }
+
+    /// How it is spoken of.
+    pub fn title(&self) -> String {
+        match self.called() {
+            name if name.is_empty() => self.key.to_string(),
+            name => format!("{} ({name})", self.key),
+        }
+    }
 }
 
 impl fmt::Debug for Found {
@@ -107,6 +129,8 @@ impl Verdict {
 pub struct ItemPlan {
     /// Which.
     pub key: ItemKey,
+    /// What people call it, where its identifier tells them little; or empty.
+    pub called: String,
     /// What will be done.
     pub verdict: Verdict,
     /// Everything worth saying.
@@ -132,9 +156,12 @@ impl Decided {
 
     /// True when it stays behind without anything to be done about it.
     pub fn left(&self) -> bool {
-        let leaves = |f: &Finding| f.kind == Kind::UnmappedPerson;
         !self.blocked() && self.findings.iter().any(leaves)
     }
+}
+
+fn leaves(finding: &Finding) -> bool {
+    matches!(finding.kind, Kind::UnmappedPerson | Kind::KeyLeft)
 }
 
 /// Decides what is written to the target for what was found. Every stored path is in the write, in a finding, or in
@@ -143,9 +170,13 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
     let Found { sort, message, .. } = found;
     let mut findings = common(found, facts);
     findings.extend((sort.look)(message, facts));
-    let name = &found.key;
+    if findings.iter().any(|f| f.kind == Kind::KeyLeft) {
+        // What else could be said of it does not matter.
+        findings.retain(|f| f.kind == Kind::KeyLeft);
+    }
+    let (name, title) = (&found.key, found.title());
     for finding in &mut findings {
-        finding.text = format!("{name}: {}", finding.text);
+        finding.text = format!("{title}: {}", finding.text);
     }
     let mut findings: Vec<_> = findings.into_iter().map(|f| f.allow(&wishes.allowed)).collect();
     // What a loss that is allowed names is left out.
@@ -155,7 +186,7 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
         .into_iter()
         .filter(|p| !sort.is_left(p) && sort.settable(p) && !is_lost(p))
         .collect();
-    let wants_key = sort.key.is_some_and(|key| kept.iter().any(|p| p == key));
+    let wants_key = sort.ids == Ids::Key || sort.key.is_some_and(|key| kept.iter().any(|p| p == key));
     let kept: Vec<_> = kept.into_iter().filter(|p| sort.key != Some(p.as_str())).collect();
     let mut copy = path::project(message, &kept);
     if path::exists(&copy.descriptor(), "ids") {
@@ -169,9 +200,13 @@ pub fn transform(found: &Found, facts: &Facts, wishes: &Wishes) -> Decided {
             paths.push(head.to_owned());
         }
     }
+    if sort.ids == Ids::Key && !paths.iter().any(|p| p == "name") {
+        // It is made under another one.
+        paths.push("name".to_owned());
+    }
     // One whom nobody has mapped has no name to check yet.
-    if sort.ids != Ids::Account || !found.target_name.is_empty() {
-        findings.extend(broken_rules(name, &copy));
+    if !findings.iter().any(leaves) {
+        findings.extend(broken_rules(&title, &copy));
     }
     Decided { write: Write { message: copy, paths }, wants_key, findings }
 }
@@ -241,7 +276,7 @@ fn rights(text: &str, missing: &[&str]) -> Finding {
 }
 
 /// What the target would refuse, by its own rules.
-fn broken_rules(name: &ItemKey, copy: &DynamicMessage) -> Vec<Finding> {
+fn broken_rules(name: &str, copy: &DynamicMessage) -> Vec<Finding> {
     let broken = rules::violations(copy);
     let findings = broken.iter().map(|broken| {
         Finding::new(Kind::InvalidField, format!("{name}: the target would refuse it: {}", broken.reason()))
@@ -266,7 +301,7 @@ pub fn there(found: &Found, decided: &Decided, there: &DynamicMessage) -> (Verdi
     if paths.is_empty() {
         return (Verdict::Equal, Vec::new());
     }
-    let text = format!("{}: it is on the target already, differs, and stays as it is", found.key);
+    let text = format!("{}: it is on the target already, differs, and stays as it is", found.title());
     let finding = Finding::new(Kind::IntegrationDiffers, text)
         .paths(paths)
         .fix("change it there by hand, or delete it there and run again");
@@ -296,13 +331,53 @@ pub fn with_key(sort: &Sort, mut write: Write, key: Option<&str>) -> Write {
 /// The write as it is until the first device is live: paused.
 #[must_use]
 pub fn paused(sort: &Sort, mut write: Write) -> Write {
-    if let Some(pause) = sort.pause {
+    if let Some(Pause::Flag(pause)) = sort.pause {
         path::set(&mut write.message, pause, Value::Bool(true));
         if !write.paths.iter().any(|p| p == pause) {
             write.paths.push(pause.to_owned());
         }
     }
     write
+}
+
+/// How long from now what is ended at the source goes on, in seconds: no server takes a time that is past, and its clock is not
+/// ours.
+const GRACE: i64 = 60;
+
+/// What pauses one that `was` so, and nothing else. `now` in seconds since 1970.
+///
+/// An API key goes along whole: a server that knows no field mask there would take one without rights for one to be deleted.
+pub fn pausing(sort: &Sort, was: &Write, now: i64) -> Write {
+    let Some(pause) = sort.pause else { return Write { message: empty(sort), paths: Vec::new() } };
+    let mut message = if sort.ids == Ids::Key { was.message.clone() } else { empty(sort) };
+    match pause {
+        Pause::Flag(flag) => path::set(&mut message, flag, Value::Bool(true)),
+        Pause::Expiry(time) => {
+            path::clear(&mut message, time);
+            path::set(&mut message, &format!("{time}.seconds"), Value::I64(now + GRACE));
+        }
+    }
+    Write { message, paths: vec![pause.path().to_owned()] }
+}
+
+/// What takes one out of its pause, so that it is as it `was`, and nothing else.
+pub fn unpausing(sort: &Sort, was: &Write) -> Write {
+    let path = sort.pause.map_or("", Pause::path);
+    let message =
+        if sort.ids == Ids::Key { was.message.clone() } else { path::project(&was.message, &[path]) };
+    Write { message, paths: vec![path.to_owned()] }
+}
+
+/// True when one that `was` so is so `there`, but paused; or ends by itself before it could be.
+pub fn is_paused(sort: &Sort, was: &Write, there: &DynamicMessage, now: i64) -> bool {
+    match sort.pause {
+        None => false,
+        Some(Pause::Flag(_)) => differences(sort, &paused(sort, was.clone()), there).is_empty(),
+        Some(Pause::Expiry(time)) => {
+            let other = differences(sort, was, there).iter().any(|p| !path::covers(time, p));
+            !other && api_key::expiry(there).is_some_and(|at| at <= now + GRACE)
+        }
+    }
 }
 
 /// One as it was found, as a write that puts it back where it was, API key and all.

@@ -179,6 +179,8 @@ kinds! {
     ApplicationDiffers = "application-differs", Warning, "";
     /// A kind of integration that cannot be paused.
     CannotPause = "cannot-pause", Warning, "";
+    /// An API key of the application that stays behind.
+    KeyLeft = "api-key-left", Warning, "";
     /// A gateway on the target differs.
     GatewayDiffers = "gateway-differs", Warning, "";
     /// A contact of a gateway that has no counterpart on the target.

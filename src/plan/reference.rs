@@ -268,7 +268,11 @@ const MEANINGS: &[(Kind, &str)] = {
             K::Replaced,
             "A value that belongs to the source is replaced or left out: see [what is replaced](replaced.md).",
         ),
-        (K::Adopted, "The target has the record already, and it is what would be written."),
+        (
+            K::Adopted,
+            "The target has the record already, and it is what would be written. Of an API key: one of the same name, rights and \
+             expiry is there, whose secret is not known here.",
+        ),
         (K::RolledBack, "The device is back at the source, as `rollback` was asked."),
         (
             K::OthersOnTarget,
@@ -281,6 +285,11 @@ const MEANINGS: &[(Kind, &str)] = {
         (
             K::CannotPause,
             "Pub/subs cannot be paused. With `integrations.paused` they are created once the first device is live; with `clear.integrations = \"pause\"` those of the source go on.",
+        ),
+        (
+            K::KeyLeft,
+            "An API key of the application that is not copied: it has expired, is one with which stackferry works, or is for the \
+             downlinks of a webhook whose copy gets one of its own.",
         ),
         (
             K::GatewayDiffers,

@@ -319,6 +319,7 @@ mod tests {
                     device: String::new(),
                     id: "hook-1".into(),
                 },
+                called: String::new(),
                 verdict: belongings::Verdict::Create,
                 findings: Vec::new(),
             }],

@@ -60,6 +60,7 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
                 body["name"] = json!(name);
                 body
             }).collect::<Vec<_>>(),
+            "api_keys": summary.new_keys.as_ref().map(|(file, keys)| json!({ "file": file, "count": keys })),
             "gateways": super::gateways::summary_json(&summary.gateways),
             "applications_created": summary.created.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
             "applications_removed": summary.removed.iter().map(|a| a.as_str()).collect::<Vec<_>>(),
@@ -128,6 +129,7 @@ fn belonging(item: &ItemPlan) -> Value {
         "kind": item.key.sort,
         "device": item.key.device,
         "id": item.key.id,
+        "name": item.called,
         "verdict": item.verdict.name(),
         "findings": findings(&item.findings),
     })

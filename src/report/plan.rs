@@ -3,14 +3,11 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::terminal::style::{BAD, FAINT, GOOD, HEAD, WARN, paint};
-use crate::{
-    model::belonging::ItemKey,
-    plan::{
-        ApplicationPlan, DevicePlan, Plan, Verdict as DeviceVerdict,
-        belongings::{ItemPlan, SORTS, Verdict},
-        finding::{Finding, Severity},
-        session::{Activation, Carry},
-    },
+use crate::plan::{
+    ApplicationPlan, DevicePlan, Plan, Verdict as DeviceVerdict,
+    belongings::{ItemPlan, SORTS, Verdict},
+    finding::{Finding, Severity},
+    session::{Activation, Carry},
 };
 
 /// Device IDs that are shown for one finding before the rest is counted.
@@ -72,16 +69,16 @@ fn belongings(out: &mut String, all: &[ItemPlan]) {
     ];
     for sort in SORTS {
         for (which, sign, words) in &lines {
-            let some: Vec<_> =
-                all.iter().filter(|i| i.key.sort == sort.name && which(i.verdict)).map(|i| &i.key).collect();
+            let some: Vec<_> = all.iter().filter(|i| i.key.sort == sort.name && which(i.verdict)).collect();
             if some.is_empty() {
                 continue;
             }
-            let name = |key: &ItemKey| match (key.device.as_str(), key.id.as_str()) {
+            let name = |item: &ItemPlan| match (item.key.device.as_str(), item.key.id.as_str()) {
+                ("", _) if !item.called.is_empty() => item.called.clone(),
                 ("", id) => id.to_owned(),
                 (device, port) => format!("{device} on FPort {port}"),
             };
-            let mut names: Vec<_> = some.iter().take(NAMES).map(|key| name(key)).collect();
+            let mut names: Vec<_> = some.iter().take(NAMES).map(|item| name(item)).collect();
             names.extend((some.len() > NAMES).then(|| format!("{} more", some.len() - NAMES)));
             let names = names.join(", ");
             let names = if names.is_empty() { names } else { format!(" ({names})") };

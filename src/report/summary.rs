@@ -122,6 +122,9 @@ fn belongings(out: &mut String, summary: &Summary) {
     for (sign, count, words) in lines.into_iter().filter(|(_, count, _)| *count > 0) {
         let _ = writeln!(out, "  {sign} around the devices: {count} {words}");
     }
+    if let Some((file, keys)) = &summary.new_keys {
+        let _ = writeln!(out, "    new API keys of applications: {keys}, in {}", file.display());
+    }
     let mut shown = 0;
     let bad = |o: &Outcome| !matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack);
     for (name, outcome) in summary.belongings.iter().filter(|(_, o)| bad(o)) {

@@ -42,6 +42,11 @@ impl TtsSource {
         &self.stack
     }
 
+    /// The deployment, and others that hold records of its devices.
+    pub fn stacks(&self) -> impl Iterator<Item = &Stack> {
+        self.others.iter().chain([&self.stack])
+    }
+
     /// The application.
     pub fn app(&self) -> &AppId {
         &self.app

@@ -8,9 +8,9 @@ use prost_reflect::{DynamicMessage, ReflectMessage as _, Value, prost::Message a
 use super::{Stack, set_app};
 use crate::{
     map::{mask, path},
-    model::{belonging::ItemKey, ids::AppId, secret::Secret},
+    model::{belonging::ItemKey, ids::AppId},
     plan::{
-        belongings::{Facts, Ids, KEY_RIGHT, Method, SORTS, Sort, rights},
+        belongings::{Facts, Ids, Method, SORTS, Sort, rights},
         transform::Write,
     },
     proto,
@@ -58,15 +58,6 @@ impl<'a> Which<'a> {
 /// The ones that were listed; `None` when the key may not look.
 pub type Listed = Option<Vec<DynamicMessage>>;
 
-/// An API key that was just made.
-#[derive(Debug)]
-pub struct NewKey {
-    /// Its ID.
-    pub id: String,
-    /// The key itself, told this once.
-    pub secret: Secret,
-}
-
 impl Stack {
     fn keeper(&self, sort: &Sort) -> &Client {
         self.client(sort.server)
@@ -106,6 +97,10 @@ impl Stack {
     /// # Errors
     /// Those of the call.
     pub async fn belonging(&self, which: Which<'_>) -> Result<Option<DynamicMessage>, Error> {
+        if which.sort.ids == Ids::Key && which.id.is_empty() {
+            // It is yet to be made.
+            return Ok(None);
+        }
         let method = which.sort.get;
         let call = Call::safe(which.about());
         let (client, request) = (self.keeper(which.sort), which.request(method));
@@ -131,7 +126,7 @@ impl Stack {
         let mut request = proto::message(method.request);
         path::set(&mut request, method.field, Value::Message(write.message.clone()));
         which.sort.ids.write(&mut request, method.at, which.app, which.device, which.id);
-        if which.sort.fields.is_empty() {
+        if path::exists(&request.descriptor(), "field_mask") {
             path::set(&mut request, "field_mask", Value::Message(mask::message(&write.paths)));
         }
         let call = Call::create(which.about());
@@ -219,60 +214,6 @@ impl Stack {
             Err(error) => Err(error),
         }
     }
-
-    /// The IDs of the API keys of an application that have this name and the one right of a key for downlinks.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn downlink_keys(&self, app: &AppId, name: &str) -> Result<Vec<String>, Error> {
-        let mut request = proto::message("ListApplicationAPIKeysRequest");
-        set_app(&mut request, "application_ids", app);
-        let method = "/ttn.lorawan.v3.ApplicationAccess/ListAPIKeys";
-        let list = List { method, request, items: "api_keys", page_size: PAGE, paths: Vec::new() };
-        let listing = self.is.pages(list, Call::safe(About::application(app.as_str()))).await?;
-        let only = [right()];
-        let ours = |key: &&DynamicMessage| {
-            let rights = path::get(key, "rights");
-            let rights = rights.as_ref().and_then(|v| v.as_list()).unwrap_or_default();
-            path::string(key, "name") == name && rights == only
-        };
-        Ok(listing.items.iter().filter(ours).map(|key| path::string(key, "id")).collect())
-    }
-
-    /// Makes an API key that may send downlinks and nothing else. The call is never repeated: each would make one more.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn create_downlink_key(&self, app: &AppId, name: &str) -> Result<NewKey, Error> {
-        let mut request = proto::message("CreateApplicationAPIKeyRequest");
-        set_app(&mut request, "application_ids", app);
-        path::set(&mut request, "name", Value::String(name.to_owned()));
-        path::set(&mut request, "rights", Value::List(vec![right()]));
-        let call = Call::create(About::application(app.as_str()));
-        let answer =
-            self.is.unary("/ttn.lorawan.v3.ApplicationAccess/CreateAPIKey", request, call).await?.message;
-        Ok(NewKey { id: path::string(&answer, "id"), secret: Secret::new(path::string(&answer, "key")) })
-    }
-
-    /// Deletes an API key of an application; that there is none is fine.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn delete_key(&self, app: &AppId, id: &str) -> Result<(), Error> {
-        let mut request = proto::message("DeleteApplicationAPIKeyRequest");
-        set_app(&mut request, "application_ids", app);
-        path::set(&mut request, "key_id", Value::String(id.to_owned()));
-        let call = Call::safe(About::application(app.as_str()));
-        match self.is.unary("/ttn.lorawan.v3.ApplicationAccess/DeleteAPIKey", request, call).await {
-            Err(error) if *error.kind() == Kind::NotFound => Ok(()),
-            deleted => deleted.map(drop),
-        }
-    }
-}
-
-fn right() -> Value {
-    let rights = proto::enumeration("Right");
-    Value::EnumNumber(rights.get_value_by_name(KEY_RIGHT).map_or(0, |v| v.number()))
 }
 
 /// Where the key may not look, or there is no such service, or no such application yet.

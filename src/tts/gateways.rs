@@ -1,13 +1,13 @@
-//! Gateways, their API keys and their connections, as calls.
+//! Gateways and their connections, as calls.
 
 use std::collections::BTreeSet;
 
 use prost_reflect::{DynamicMessage, Value};
 
-use super::{Stack, application::Owner, belongings::NewKey};
+use super::{Stack, application::Owner};
 use crate::{
     map::{mask, path},
-    model::{gateway::GatewayKey, ids::Eui64, secret::Secret},
+    model::ids::Eui64,
     plan::transform::Write,
     proto,
     wire::{About, Call, Error, Kind, List},
@@ -140,48 +140,6 @@ impl Stack {
         Ok(absent(self.gs.unary(method, ids(id), about(id)).await)?.map(|answer| answer.message))
     }
 
-    /// The IDs of the API keys of a gateway that have this name; none when the gateway is gone.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn gateway_keys(&self, id: &str, name: &str) -> Result<Vec<String>, Error> {
-        let mut request = proto::message("ListGatewayAPIKeysRequest");
-        path::set(&mut request, "gateway_ids", Value::Message(ids(id)));
-        let method = "/ttn.lorawan.v3.GatewayAccess/ListAPIKeys";
-        let list = List { method, request, items: "api_keys", page_size: PAGE, paths: Vec::new() };
-        let listed = absent(self.is.pages(list, about(id)).await)?;
-        let keys = listed.map(|listed| listed.items).unwrap_or_default();
-        let named = keys.iter().filter(|key| path::string(key, "name") == name);
-        Ok(named.map(|key| path::string(key, "id")).collect())
-    }
-
-    /// Makes an API key with the least rights. The call is never repeated: each would make one more.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn create_gateway_key(&self, id: &str, name: &str, of: GatewayKey) -> Result<NewKey, Error> {
-        let mut request = proto::message("CreateGatewayAPIKeyRequest");
-        path::set(&mut request, "gateway_ids", Value::Message(ids(id)));
-        path::set(&mut request, "name", Value::String(name.to_owned()));
-        path::set(&mut request, "rights", rights(of.rights()));
-        let call = Call::create(About::gateway(id));
-        let answer =
-            self.is.unary("/ttn.lorawan.v3.GatewayAccess/CreateAPIKey", request, call).await?.message;
-        Ok(NewKey { id: path::string(&answer, "id"), secret: Secret::new(path::string(&answer, "key")) })
-    }
-
-    /// Deletes an API key of a gateway; that there is none is fine.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn delete_gateway_key(&self, id: &str, key: &str) -> Result<(), Error> {
-        let mut request = proto::message("DeleteGatewayAPIKeyRequest");
-        path::set(&mut request, "gateway_ids", Value::Message(ids(id)));
-        path::set(&mut request, "key_id", Value::String(key.to_owned()));
-        absent(self.is.unary("/ttn.lorawan.v3.GatewayAccess/DeleteAPIKey", request, about(id)).await)
-            .map(drop)
-    }
-
     /// Whose API key this is, and what it may do.
     ///
     /// # Errors
@@ -204,12 +162,6 @@ impl Stack {
         let rights = numbers.filter_map(|n| Some(names.get_value(n)?.name().to_owned())).collect();
         Ok(Me { account, rights, admin: path::flag(&answer, "is_admin") })
     }
-}
-
-fn rights(of: &[&str]) -> Value {
-    let rights = proto::enumeration("Right");
-    let numbers = of.iter().filter_map(|name| Some(rights.get_value_by_name(name)?.number()));
-    Value::List(numbers.map(Value::EnumNumber).collect())
 }
 
 fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {

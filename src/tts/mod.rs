@@ -4,6 +4,7 @@ pub mod application;
 pub mod belongings;
 pub mod facts;
 pub mod gateways;
+pub mod keys;
 pub mod marker;
 pub mod registry;
 

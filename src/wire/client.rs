@@ -19,7 +19,10 @@ use super::{
     throttle::{Limits, Throttle},
     ttn_v2,
 };
-use crate::{model::secret::Secret, proto};
+use crate::{
+    model::secret::{Secret, key_id},
+    proto,
+};
 
 /// What all calls to a server have in common.
 #[derive(Clone)]
@@ -189,6 +192,11 @@ impl Client {
     /// The server.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.link.endpoint
+    }
+
+    /// The ID of the API key of all calls.
+    pub fn key_id(&self) -> Option<String> {
+        key_id(self.0.key.as_ref()?.reveal()).map(str::to_owned)
     }
 
     /// The side of the server.

@@ -5,5 +5,6 @@ mod back;
 mod clear;
 mod copy;
 mod crash;
+mod keys;
 mod people;
 mod scene;

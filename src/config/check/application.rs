@@ -101,9 +101,9 @@ impl Checker<'_, '_> {
         for word in raw.value {
             let Some(copy) = self.choice(&word, path, &Copy::ALL) else { continue };
             if copy == Copy::ApiKeys {
-                let help = "take it out here, and copy them by hand";
-                self.error(&word.at, format!("copying `{}` is not in this release", word.value), "", help);
-            } else if self.from_v2 && copy != Copy::Formatters {
+                self.copies_keys.get_or_insert_with(|| word.at.clone());
+            }
+            if self.from_v2 && copy != Copy::Formatters {
                 let help =
                     "V2's integrations cannot be read by any API: take it out here, and set them up by hand";
                 self.error(&word.at, format!("V2 has no `{}` to copy", word.value), "", help);

@@ -45,6 +45,7 @@ pub(super) fn config(
         stdin: None,
         from_v2: false,
         has_people: false,
+        copies_keys: None,
         default_application: None,
     };
     let source = checker.source(raw.source);
@@ -57,7 +58,7 @@ pub(super) fn config(
     let transform: RawTransform = checker.section(raw.transform, "transform");
     let mut transform = checker.transform(transform);
     let integrations: RawIntegrations = checker.section(raw.integrations, "integrations");
-    let integrations = Integrations { paused: integrations.paused.is_some_and(|paused| paused.value) };
+    let integrations = checker.integrations(integrations);
     let rollout: RawRollout = checker.section(raw.rollout, "rollout");
     let clear: RawClear = checker.section(raw.clear, "clear");
     let written = Written {
@@ -110,6 +111,8 @@ struct Checker<'r, 'e> {
     from_v2: bool,
     /// True when `[people]` says who is who.
     has_people: bool,
+    /// Where the first application says that its API keys are copied.
+    copies_keys: Option<Place>,
     /// The application that the source names.
     default_application: Option<At<String>>,
 }
@@ -130,6 +133,24 @@ impl Checker<'_, '_> {
     /// A section that may be absent: its keys have defaults, and variables may override them.
     fn section<S: Section>(&mut self, raw: Option<At<S>>, path: &str) -> S {
         raw.map_or_else(|| S::fill(&DeTable::new(), path, self.reader), |raw| raw.value)
+    }
+
+    fn integrations(&mut self, raw: RawIntegrations) -> Integrations {
+        match (&raw.keys_file, self.copies_keys.clone()) {
+            (None, Some(at)) if !self.from_v2 => {
+                let help = "add [integrations] with keys-file = \"application-keys.csv\"";
+                self.error(&at, "nobody has said where the new API keys go", "", help);
+            }
+            (Some(file), None) => {
+                let help = "add \"api-keys\" to the copy of an application, or take it out";
+                self.error(&file.at, "`integrations.keys-file` has no keys to hold", "", help);
+            }
+            _ => {}
+        }
+        Integrations {
+            paused: raw.paused.is_some_and(|paused| paused.value),
+            keys_file: self.output(raw.keys_file, "integrations.keys-file"),
+        }
     }
 
     /// Refuses what a later release will do.

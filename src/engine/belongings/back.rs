@@ -1,14 +1,20 @@
 //! The way back: the source gets back what the clear took, and the target loses what was made there, if nobody has edited it.
 
-use super::{Keeper, carry::pause, edited, sort_of};
+use prost_reflect::DynamicMessage;
+
+use super::{Keeper, edited, now, sort_of};
 use crate::{
     engine::{
         device::{Trouble, retry, trouble},
-        event::Outcome,
+        event::{Event, Outcome},
         log::LogError,
     },
     model::{belonging::ItemKey, ids::DeviceId},
-    plan::{belongings, finding::Finding},
+    plan::{
+        belongings::{self, Ids, Pause, Sort},
+        finding::Finding,
+        transform::Write,
+    },
     step::belonging::{ItemEvent, ItemStep},
 };
 
@@ -87,9 +93,13 @@ impl Keeper {
             if state.is_held()
                 && !belongings::differences(sort, &belongings::paused(sort, last), &there).is_empty()
             {
-                paths.retain(|p| sort.pause != Some(p.as_str()));
+                paths.retain(|p| sort.pause.is_none_or(|pause| pause.path() != p));
             } else if state.is_held() {
                 paths.clear();
+            }
+            let unnamed = sort.ids == Ids::Key && !state.has(ItemStep::Create);
+            if unnamed && crate::map::path::string(&there, "name") == self.log.key_name(item).await? {
+                paths.retain(|p| p != "name");
             }
             if !paths.is_empty() {
                 let finding =
@@ -97,32 +107,15 @@ impl Keeper {
                 return Err(Trouble::Block(by_hand(finding)));
             }
             self.log.step(item, ItemStep::Remove, false).await?;
-            if let Err(error) = self.target.delete_belonging(which).await {
+            // An API key goes as such, right after this.
+            let deleted =
+                if sort.ids == Ids::Key { Ok(()) } else { self.target.delete_belonging(which).await };
+            if let Err(error) = deleted {
                 self.log.failed(item, ItemStep::Remove, &error).await?;
                 return Err(trouble(&error));
             }
         }
         Ok(self.log.step(item, ItemStep::Remove, true).await?)
-    }
-
-    /// Deletes its API key on the target, also one that was made and not recorded.
-    pub(super) async fn remove_key(&self, item: &ItemKey) -> Result<(), Trouble> {
-        let state = self.log.state(item);
-        let open = state.is_open(ItemStep::Key);
-        if state.key().is_none() && !open {
-            return Ok(());
-        }
-        self.log.step(item, ItemStep::RemoveKey, false).await?;
-        if open {
-            self.delete_orphans(&self.log.key_name(item).await?).await?;
-        }
-        if let Some((id, _)) = state.key()
-            && let Err(error) = self.target.delete_key(&self.target_app, id).await
-        {
-            self.log.failed(item, ItemStep::RemoveKey, &error).await?;
-            return Err(trouble(&error));
-        }
-        Ok(self.log.step(item, ItemStep::RemoveKey, true).await?)
     }
 
     /// Puts it back at the source as it was found.
@@ -133,12 +126,21 @@ impl Keeper {
         let was = belongings::as_it_was(sort, &sealed.found);
         let look = || async { self.source.side().belonging(which).await.map_err(retry) };
         let now = look().await?;
-        let differs = |now: &prost_reflect::DynamicMessage| belongings::differences(sort, &was, now);
+        let differs = |now: &DynamicMessage| belongings::differences(sort, &was, now);
         let write = match &now {
+            None if sort.ids == Ids::Key => {
+                let text = "the source has it no more, and nobody can give its secret back";
+                self.events.send(Event::Note(format!("{}: {item}: {text}", self.target_app)));
+                return Ok(self.log.step(item, ItemStep::RestoreSource, true).await?);
+            }
             None => Some(was.clone()),
             Some(now) if differs(now).is_empty() => None,
-            Some(now) if differs(now).iter().all(|p| sort.pause == Some(p.as_str())) => {
-                Some(pause(sort, sort.pause.is_some_and(|p| crate::map::path::flag(&was.message, p))))
+            Some(now) if is_only_paused(sort, &was, now) => {
+                if has_ended(sort, &was) {
+                    // Whatever was done to it.
+                    return Ok(self.log.step(item, ItemStep::RestoreSource, true).await?);
+                }
+                Some(belongings::unpausing(sort, &was))
             }
             // A device's is not touched by the clear: what is there is somebody's.
             Some(_) if !item.device.is_empty() && !self.log.state(item).source_changed() => None,
@@ -162,6 +164,19 @@ impl Keeper {
         }
         Ok(self.log.step(item, ItemStep::RestoreSource, true).await?)
     }
+}
+
+/// True when nothing but its pause is not as it `was`; of what ends at a time, that it was made to end.
+fn is_only_paused(sort: &Sort, was: &Write, there: &DynamicMessage) -> bool {
+    let is_pause = |p: &String| sort.pause.is_some_and(|pause| pause.path() == p);
+    let by_time = matches!(sort.pause, Some(Pause::Expiry(_)));
+    belongings::differences(sort, was, there).iter().all(is_pause)
+        && (!by_time || belongings::is_paused(sort, was, there, now()))
+}
+
+/// True for an API key that has expired by itself, or does in a moment: no server takes a time that is past.
+fn has_ended(sort: &Sort, was: &Write) -> bool {
+    matches!(sort.pause, Some(Pause::Expiry(_))) && belongings::is_paused(sort, was, &was.message, now())
 }
 
 fn by_hand(finding: Finding) -> Finding {

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use prost_reflect::Value;
-
 use super::{Belongings, Keeper, edited, sort_of};
 use crate::{
     engine::{
@@ -16,7 +14,7 @@ use crate::{
     model::{belonging::ItemKey, device::Component, ids::DeviceId},
     plan::{
         self,
-        belongings::{self, Decided, Facts, Found, Sort, Verdict, package},
+        belongings::{self, Decided, Facts, Found, Ids, Pause, Sort, Verdict, package},
         finding::{Finding, Kind},
         transform::Write,
     },
@@ -66,8 +64,8 @@ impl Keeper {
 
     /// True for one that is created paused, and released later. One that the source has paused stays so.
     fn is_held(&self, found: &Found, decided: &Decided) -> bool {
-        let paused = |pause: &str| path::flag(&decided.write.message, pause);
-        self.wishes.paused && found.sort.pause.is_some_and(|pause| !paused(pause))
+        let Some(Pause::Flag(pause)) = found.sort.pause else { return false };
+        self.wishes.paused && !path::flag(&decided.write.message, pause)
     }
 
     /// Creates what the application has, before its first device; but what begins by itself, if it is to wait.
@@ -164,15 +162,25 @@ impl Keeper {
     /// Creates one, or finds that it is there.
     async fn create(&self, item: &ItemKey) -> Result<Outcome, Trouble> {
         let sort = sort_of(item)?;
-        let sealed = self.log.sealed(sort, item).await?;
-        let which = self.there(sort, item, &sealed.target_name);
+        let mut sealed = self.log.sealed(sort, item).await?;
         let begun = self.log.state(item).made().next().is_some();
-        let seen = self.target.side().belonging(which).await.map_err(retry)?;
+        let which = self.there(sort, item, &sealed.target_name);
+        let mut seen = self.target.side().belonging(which).await.map_err(retry)?;
         if let (false, Some(there)) = (begun, &seen) {
             return self.find(item, sort, there).await;
         }
         self.has_its_package(item, sort, &sealed.found).await?;
+        if sort.ids == Ids::Key && seen.is_none() {
+            self.forget_key(item).await?;
+        }
         self.make_key(item, sort).await?;
+        if sort.ids == Ids::Key {
+            sealed = self.log.sealed(sort, item).await?;
+            // Under the name with which it was made it waits for its own.
+            let made_as = self.log.key_name(item).await?;
+            seen = seen.filter(|there| path::string(there, "name") != made_as);
+        }
+        let which = self.there(sort, item, &sealed.target_name);
         let write = self.first_write(item, sort, &sealed.write).await?;
         if let Some(there) = &seen {
             let paths = belongings::differences(sort, &write, there);
@@ -256,49 +264,6 @@ impl Keeper {
         }
     }
 
-    /// Makes the API key of one that needs one. The server tells the key once: one that was made and not recorded is found by its
-    /// name, deleted, and made anew.
-    async fn make_key(&self, item: &ItemKey, sort: &Sort) -> Result<(), Trouble> {
-        if self.log.state(item).is_open(ItemStep::RemoveKey) {
-            self.remove_key(item).await?;
-        }
-        let state = self.log.state(item);
-        if sort.key.is_none() || !state.wants_key() || state.key().is_some() {
-            return Ok(());
-        }
-        let name = self.log.key_name(item).await?;
-        if state.is_open(ItemStep::Key) {
-            self.delete_orphans(&name).await?;
-        }
-        self.log.step(item, ItemStep::Key, false).await?;
-        match self.target.create_downlink_key(&self.target_app, &name).await {
-            Ok(key) => {
-                let seal = self.log.seal_key(&key.secret).await?;
-                Ok(self.log.record(&ItemEvent::Keyed { item: item.clone(), id: key.id, seal }).await?)
-            }
-            Err(error) => {
-                self.log.failed(item, ItemStep::Key, &error).await?;
-                Err(match trouble(&error) {
-                    Trouble::Retry { why, .. } if matches!(error.kind(), wire::Kind::Denied { .. }) => {
-                        Trouble::Refuse(Finding::new(Kind::DownlinkKey, format!("{item}: {why}")).fix(
-                            "give the target's API key RIGHT_APPLICATION_SETTINGS_API_KEYS and \
-                             RIGHT_APPLICATION_TRAFFIC_DOWN_WRITE, or allow it: allow-loss = [\"downlink-key\"]",
-                        ))
-                    }
-                    other => other,
-                })
-            }
-        }
-    }
-
-    /// Deletes keys of this name that are in no journal.
-    pub(super) async fn delete_orphans(&self, name: &str) -> Result<(), Trouble> {
-        for id in self.target.side().downlink_keys(&self.target_app, name).await.map_err(retry)? {
-            self.target.delete_key(&self.target_app, &id).await.map_err(retry)?;
-        }
-        Ok(())
-    }
-
     /// Nothing of it is on the target but perhaps its key: that goes, and the next run decides anew.
     async fn give_up(&self, item: &ItemKey) -> Result<(), Trouble> {
         if self.log.state(item).touched(ItemStep::Create) {
@@ -345,7 +310,7 @@ impl Keeper {
                 return Err(Trouble::Block(not_ours(item, paths)));
             }
             self.log.step(item, ItemStep::Release, false).await?;
-            let write = pause(sort, false);
+            let write = belongings::unpausing(sort, &last);
             if let Err(error) = self.target.set_belonging(which, &write).await {
                 self.log.failed(item, ItemStep::Release, &error).await?;
                 return Err(trouble(&error));
@@ -371,18 +336,8 @@ impl Keeper {
 pub(super) const HELD: &str =
     "it is paused until the first device is live on the target (integrations.paused)";
 
-/// The write that pauses one, or takes it out of that, and nothing else.
-pub(super) fn pause(sort: &Sort, on: bool) -> Write {
-    let mut message = belongings::empty(sort);
-    let field = sort.pause.unwrap_or_default();
-    if on {
-        path::set(&mut message, field, Value::Bool(true));
-    }
-    Write { message, paths: vec![field.to_owned()] }
-}
-
 /// Where the application was yet to be created, the plan could not ask for our rights on it; nor do servers tell all of them.
-fn denied(item: &ItemKey, error: &wire::Error) -> Finding {
+pub(super) fn denied(item: &ItemKey, error: &wire::Error) -> Finding {
     let text = format!("{item}: {}", plan::refused(Kind::Rights, error).text);
     Finding::new(Kind::Rights, text)
         .fix("use a key of the target that has these rights, or do it by hand there")

@@ -1,49 +1,64 @@
-//! The clear of what the source has: paused or deleted where the configuration says so, once all of the application's devices
-//! are done, and what was sealed of it is what is there (S1).
+//! The clear of what the source has: paused, ended or deleted where the configuration says so, once all of the application's
+//! devices are done, and what was sealed of it is what is there (S1).
 
-use super::{Keeper, carry::pause, edited, sort_of};
+use std::collections::BTreeSet;
+
+use prost_reflect::DynamicMessage;
+
+use super::{Belongings, Keeper, edited, now, sort_of};
 use crate::{
-    config::ClearIntegrations,
+    config::{ClearApiKeys, ClearIntegrations},
     engine::{
         device::{Trouble, retry, trouble},
         event::Outcome,
         log::{DeviceLog, LogError},
+        run::Pace,
     },
     journal::DeviceKey,
-    model::{belonging::ItemKey, ids::DeviceId},
-    plan::belongings::{self, Sort},
+    model::belonging::ItemKey,
+    plan::belongings::{self, Cleared, Sort, api_key::API_KEY},
     step::belonging::{ItemState, ItemStep},
 };
 
-/// What is to be done about one at the source: nothing of what the target does not have for good.
-pub(super) fn step(how: ClearIntegrations, item: &ItemKey, state: &ItemState) -> Option<ItemStep> {
-    let sort = Sort::by_name(&item.sort).filter(|sort| sort.is_integration)?;
-    let step = match how {
-        ClearIntegrations::Nothing => return None,
-        ClearIntegrations::Pause => sort.pause.map(|_| ItemStep::PauseSource)?,
-        ClearIntegrations::Delete => ItemStep::DeleteSource,
+/// What is to be done about one at the source: nothing of what the target does not have for good, nor of an API key with which
+/// this program works.
+pub(super) fn step(
+    pace: &Pace,
+    in_use: &BTreeSet<String>,
+    item: &ItemKey,
+    state: &ItemState,
+) -> Option<ItemStep> {
+    let sort = Sort::by_name(&item.sort)?;
+    let step = match (sort.cleared, pace.integrations) {
+        (Cleared::Never, _) | (Cleared::Integrations, ClearIntegrations::Nothing) => return None,
+        (Cleared::Integrations, ClearIntegrations::Pause) => sort.pause.map(|_| ItemStep::PauseSource)?,
+        (Cleared::Integrations, ClearIntegrations::Delete) => ItemStep::DeleteSource,
+        (Cleared::ApiKeys, _) if pace.api_keys == ClearApiKeys::Nothing || in_use.contains(&item.id) => {
+            return None;
+        }
+        (Cleared::ApiKeys, _) => ItemStep::PauseSource,
     };
     (state.is_there() && !state.has(step)).then_some(step)
 }
 
 impl Keeper {
-    /// Pauses or deletes what was copied, at the source. `devices` are all of the source application.
+    /// Pauses, ends or deletes what was copied, at the source, once all devices of the source application are done.
     ///
     /// # Errors
     /// Only when the journal fails.
-    pub async fn clear(&self, how: ClearIntegrations, devices: &[DeviceId]) -> Result<(), LogError> {
-        let todo = self.to_clear(how);
+    pub async fn clear(&self, pace: &Pace, belongings: &Belongings) -> Result<(), LogError> {
+        let todo = self.to_clear(pace, &belongings.keys_in_use);
         if todo.is_empty() {
             return Ok(());
         }
-        for device in devices {
+        for device in &belongings.devices {
             let name = self.device(device);
             let key = DeviceKey { application: name.app, device: name.device };
             if !DeviceLog::open(self.journal.clone(), key).await?.state().is_finished() {
                 for (item, _) in todo {
-                    let what = format!(
-                        "it stays at the source until all devices are done: {device} is not (clear.integrations)"
-                    );
+                    let key = if item.sort == API_KEY.name { "clear.api-keys" } else { "clear.integrations" };
+                    let what =
+                        format!("it stays at the source until all devices are done: {device} is not ({key})");
                     self.ended(&item, Outcome::Waiting(what));
                 }
                 return Ok(());
@@ -57,9 +72,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn to_clear(&self, how: ClearIntegrations) -> Vec<(ItemKey, ItemStep)> {
+    fn to_clear(&self, pace: &Pace, in_use: &BTreeSet<String>) -> Vec<(ItemKey, ItemStep)> {
         let known = self.log.known(&self.target_app).into_iter();
-        known.filter_map(|(item, state)| Some((item.clone(), step(how, &item, &state)?))).collect()
+        known.filter_map(|(item, state)| Some((item.clone(), step(pace, in_use, &item, &state)?))).collect()
     }
 
     async fn clear_one(&self, item: &ItemKey, step: ItemStep) -> Result<(), Trouble> {
@@ -67,17 +82,15 @@ impl Keeper {
         let sealed = self.log.sealed(sort, item).await?;
         let which = self.here(sort, item);
         let was = belongings::as_it_was(sort, &sealed.found);
-        let paused = belongings::paused(sort, was.clone());
+        let is_paused = |there: &DynamicMessage| belongings::is_paused(sort, &was, there, now());
         let by_us = step == ItemStep::PauseSource || self.log.state(item).touched(ItemStep::PauseSource);
-        let wanted = if by_us { &paused } else { &was };
-        let now = self.source.side().belonging(which).await.map_err(retry)?;
+        let look = || async { self.source.side().belonging(which).await.map_err(retry) };
+        let there = look().await?;
         // By another run that shares the source, by an attempt of ours, or with its device.
-        let already = now.as_ref().is_none_or(|now| {
-            step == ItemStep::PauseSource && belongings::differences(sort, &paused, now).is_empty()
-        });
-        if let (false, Some(now)) = (already, &now) {
-            let paths = belongings::differences(sort, &was, now);
-            if !paths.is_empty() && !belongings::differences(sort, wanted, now).is_empty() {
+        let already = there.as_ref().is_none_or(|there| step == ItemStep::PauseSource && is_paused(there));
+        if let (false, Some(there)) = (already, &there) {
+            let paths = belongings::differences(sort, &was, there);
+            if !paths.is_empty() && !(by_us && is_paused(there)) {
                 let finding =
                     edited(item, "it was edited at the source since it was copied, and stays there", paths);
                 return Err(Trouble::Block(
@@ -99,12 +112,18 @@ impl Keeper {
         self.log.step(item, step, false).await?;
         if !already {
             let done = match step {
-                ItemStep::PauseSource => self.source.set_belonging(which, &pause(sort, true)).await,
+                ItemStep::PauseSource => {
+                    self.source.set_belonging(which, &belongings::pausing(sort, &was, now())).await
+                }
                 _ => self.source.delete_belonging(which).await,
             };
             if let Err(error) = done {
                 self.log.failed(item, step, &error).await?;
                 return Err(trouble(&error));
+            }
+            if step == ItemStep::PauseSource && !look().await?.is_some_and(|there| is_paused(&there)) {
+                let finding = edited(item, "the source holds something else than what was set", Vec::new());
+                return Err(Trouble::Block(finding.fix("see who works on it there, then run again")));
             }
         }
         Ok(self.log.step(item, step, true).await?)

@@ -5,15 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_reflect::DynamicMessage;
 
-use super::{Belongings, clear, log::ItemLog};
+use super::{Belongings, clear, log::ItemLog, now};
 use crate::{
     config::ClearIntegrations,
     engine::run::{Job, Pace, RunError},
     journal::JournalHandle,
-    model::belonging::ItemKey,
+    map::path,
+    model::{belonging::ItemKey, secret::key_id},
     plan::{
         self, DevicePlan,
-        belongings::{self, Facts, Found, Ids, ItemPlan, Sort, Verdict, collaborator},
+        belongings::{
+            self, Facts, Found, Ids, ItemPlan, Sort, Verdict,
+            api_key::{self, API_KEY},
+            collaborator,
+        },
         finding::{Finding, Kind},
     },
     step::belonging::ItemState,
@@ -40,10 +45,10 @@ pub async fn read(
         None => Vec::new(),
     };
     let sorts = chosen(&job.wishes.copy);
-    let mut out = Belongings::default();
+    let mut out = Belongings { keys_in_use: job.keys_in_use.clone(), ..Belongings::default() };
     if !pace.hold {
         let clears =
-            |(key, state): &&(ItemKey, ItemState)| clear::step(pace.integrations, key, state).is_some();
+            |(key, state): &&(ItemKey, ItemState)| clear::step(pace, &job.keys_in_use, key, state).is_some();
         out.to_clear = known.iter().filter(clears).count();
     }
     let mut founds = Vec::new();
@@ -62,17 +67,22 @@ pub async fn read(
         devices.iter().filter(|d| d.verdict == plan::Verdict::Move).map(|d| d.id.as_str()).collect();
     let begun: BTreeMap<_, _> =
         known.iter().filter(|(key, state)| is_begun(key, state, &moved)).cloned().collect();
-    let seen: BTreeSet<_> = founds.iter().map(|found| found.key.clone()).collect();
+    let seen: BTreeMap<_, _> = founds.iter().map(|found| (found.key.clone(), found.called())).collect();
+    let downlink_keys = downlink_keys(&founds);
     founds.retain(|found| !begun.contains_key(&found.key));
     let sealed =
-        known.iter().map(|(key, _)| key).filter(|key| !begun.contains_key(key) && !seen.contains(key));
+        known.iter().map(|(key, _)| key).filter(|key| !begun.contains_key(key) && !seen.contains_key(key));
     out.vanished = sealed.cloned().collect();
-    let there = on_target(job, &founds, exists).await?;
-    let facts = if founds.is_empty() {
+    let mut there = on_target(job, &founds, exists).await?;
+    let ours: BTreeSet<_> = known.iter().filter_map(|(_, state)| Some(state.key()?.0.as_str())).collect();
+    there.retain(|item, _| item.sort != API_KEY.name || !ours.contains(item.id.as_str()));
+    let mut facts = if founds.is_empty() {
         Facts::default()
     } else {
         job.target.stack().belonging_facts(job.target.app(), &sorts, exists).await?
     };
+    (facts.keys_in_use, facts.downlink_keys, facts.now) = (job.keys_in_use.clone(), downlink_keys, now());
+    api_key::pair(&mut founds, &there, &facts);
     for found in founds {
         let decided = belongings::transform(&found, &facts, &job.wishes);
         let mut findings = decided.findings.clone();
@@ -83,20 +93,29 @@ pub async fn read(
             Some(there) => {
                 let (verdict, more) = belongings::there(&found, &decided, there);
                 findings.extend(more);
+                let is_key = found.sort.ids == Ids::Key && verdict == Verdict::Equal;
+                findings.extend(is_key.then(|| api_key::adopted(&found)));
                 verdict
             }
         };
-        out.plans.push(ItemPlan { key: found.key.clone(), verdict, findings });
+        out.plans.push(ItemPlan { key: found.key.clone(), called: found.called(), verdict, findings });
         out.fresh.push((found, decided, verdict));
     }
     out.findings.extend(cannot_pause(job, pace, &out.plans));
     for (key, state) in begun {
         let verdict = if state.is_there() { Verdict::Done } else { Verdict::Resume(state.name()) };
-        out.plans.push(ItemPlan { key, verdict, findings: Vec::new() });
+        let called = seen.get(&key).cloned().unwrap_or_default();
+        out.plans.push(ItemPlan { key, called, verdict, findings: Vec::new() });
     }
     out.plans.sort_by(|a, b| a.key.cmp(&b.key));
     out.packages = facts.packages;
     Ok(out)
+}
+
+/// IDs of the API keys that webhooks hand out, and whose copies hand out others.
+fn downlink_keys(founds: &[Found]) -> BTreeSet<String> {
+    let tokens = founds.iter().filter_map(|found| Some(path::string(&found.message, found.sort.key?)));
+    tokens.filter_map(|token| key_id(&token).map(str::to_owned)).collect()
 }
 
 /// What an earlier run only sealed is decided anew, but for what a device has that was begun: its clear may have taken that

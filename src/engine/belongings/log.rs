@@ -15,7 +15,7 @@ use crate::{
     model::{belonging::ItemKey, ids::AppId, secret::Secret},
     plan::{
         belongings::{
-            Sort,
+            Ids, Sort,
             sealed::{self, Sealed},
         },
         transform::Write,
@@ -143,12 +143,16 @@ impl ItemLog {
         Ok(self.journal.seal(&self.key, "item-key", secret.reveal().as_bytes()).await?)
     }
 
-    /// What was sealed of one, read from disk.
+    /// What was sealed of one, read from disk; with the ID of its key on the target where it is an API key that was made.
     ///
     /// # Errors
     /// When there is nothing or it cannot be read.
     pub async fn sealed(&self, sort: &Sort, item: &ItemKey) -> Result<Sealed, LogError> {
-        self.sealed_as(sort.message, item).await
+        let mut sealed = self.sealed_as(sort.message, item).await?;
+        if let (Ids::Key, Some((id, _))) = (sort.ids, self.state(item).key()) {
+            sealed.target_name.clone_from(id);
+        }
+        Ok(sealed)
     }
 
     /// As [`Self::sealed`], of a thing with this message.
@@ -179,12 +183,14 @@ impl ItemLog {
     }
 
     /// The name of the API key that a run of this journal makes for one: found again should a run end between making it and
-    /// recording it. At most 50 characters (`rights.proto`): 36, 6 and 8.
+    /// recording it. At most 50 characters (`rights.proto`): 36, 6 and 8; of a copy of an API key the ID of that one, 39, and 9.
     ///
     /// # Errors
     /// When the journal cannot be read.
     pub async fn key_name(&self, item: &ItemKey) -> Result<String, LogError> {
         let run: String = self.journal.read(|j| Ok(j.run_id())).await?.chars().take(8).collect();
-        Ok(format!("{} down {run}", item.id))
+        let is_key = Sort::by_name(&item.sort).is_some_and(|sort| sort.ids == Ids::Key);
+        let id = &item.id;
+        Ok(if is_key { format!("{id:.41} {run}") } else { format!("{id} down {run}") })
     }
 }

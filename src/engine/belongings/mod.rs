@@ -6,12 +6,14 @@ mod back;
 mod carry;
 mod clear;
 mod gather;
+mod key;
 pub(super) mod log;
 mod verify;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::OnceCell;
@@ -54,11 +56,13 @@ pub struct Belongings {
     /// Those that an earlier run only sealed and that the source has no more.
     vanished: Vec<ItemKey>,
     /// The packages that the target has, when it was asked.
-    packages: Option<std::collections::BTreeSet<String>>,
+    packages: Option<BTreeSet<String>>,
     /// How many wait to be cleared at the source.
     to_clear: usize,
     /// All devices of the source application, chosen or not.
     pub(super) devices: Vec<DeviceId>,
+    /// IDs of the API keys with which this program works.
+    keys_in_use: BTreeSet<String>,
 }
 
 impl Belongings {
@@ -100,7 +104,7 @@ pub struct Keeper {
     wishes: Wishes,
     events: Sink,
     /// The packages that the target has; asked once its application is there.
-    packages: OnceCell<Option<std::collections::BTreeSet<String>>>,
+    packages: OnceCell<Option<BTreeSet<String>>>,
     /// Set once a device is live on the target.
     live: OnceCell<()>,
     outcomes: Mutex<BTreeMap<ItemKey, Outcome>>,
@@ -183,6 +187,13 @@ fn sort_of(item: &ItemKey) -> Result<&'static Sort, Trouble> {
         let text = format!("{item}: this version knows no such thing");
         Trouble::Block(Finding::new(Kind::Refused, text).fix("go on with the version that wrote the journal"))
     })
+}
+
+/// What time it is, in seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs().try_into().unwrap_or(i64::MAX))
 }
 
 fn edited(item: &ItemKey, text: &str, paths: Vec<String>) -> Finding {

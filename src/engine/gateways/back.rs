@@ -6,6 +6,7 @@ use crate::{
     engine::{
         device::{Trouble, retry},
         event::Outcome,
+        keys,
         log::LogError,
     },
     model::{belonging::ItemKey, gateway::GatewayKey},
@@ -144,26 +145,10 @@ impl GatewayKeeper<'_> {
         is_there: bool,
     ) -> Result<(), Trouble> {
         let item = key_item(&of.id, kind);
-        let state = self.log.state(&item);
-        let open = state.is_open(ItemStep::Key);
-        if state.seal().is_none() {
+        if self.log.state(&item).seal().is_none() {
             return Ok(());
         }
-        if open || state.key().is_some() {
-            self.log.step(&item, ItemStep::RemoveKey, false).await?;
-            if is_there {
-                if open {
-                    self.delete_orphans(id, &self.key_name(&of.id, kind)).await?;
-                }
-                if let Some((key, _)) = state.key()
-                    && let Err(error) = self.target.delete_gateway_key(id, key).await
-                {
-                    self.log.failed(&item, ItemStep::RemoveKey, &error).await?;
-                    return Err(retry(error));
-                }
-            }
-            self.log.step(&item, ItemStep::RemoveKey, true).await?;
-        }
+        keys::remove(&self.log, &self.target, &item, &self.order(&of.id, id, kind), is_there).await?;
         Ok(self.log.record(&ItemEvent::ItemUndone { item }).await?)
     }
 

@@ -7,18 +7,20 @@ use crate::{
     engine::{
         device::{Trouble, retry, trouble},
         event::Outcome,
+        keys,
         log::LogError,
     },
     map::path,
     model::{belonging::ItemKey, gateway::GatewayKey},
     plan::{
-        belongings::Verdict,
+        belongings::{Verdict, rights},
         finding::{Finding, Kind},
         gateways::{self, GatewaysPlan},
         transform::Write,
     },
     proto,
     step::belonging::{ItemEvent, ItemStep},
+    tts::keys::{KeyOrder, KeyOwner},
     wire,
 };
 
@@ -179,8 +181,7 @@ impl GatewayKeeper<'_> {
         ))
     }
 
-    /// Makes an API key. The server tells it once: one that was made and not recorded is found by its name, deleted, and made
-    /// anew.
+    /// Makes an API key, unless it is made.
     async fn make_key(&self, gateway: &str, id: &str, kind: GatewayKey) -> Result<(), Trouble> {
         let item = key_item(gateway, kind);
         if self.log.state(&item).key().is_some() {
@@ -192,35 +193,18 @@ impl GatewayKeeper<'_> {
             let seal = self.log.seal(id, &nothing, &write).await?;
             self.log.record(&ItemEvent::Decided { item: item.clone(), seal, key: true, held: false }).await?;
         }
-        let name = self.key_name(gateway, kind);
-        if self.log.state(&item).is_open(ItemStep::Key) {
-            self.delete_orphans(id, &name).await?;
-        }
-        self.log.step(&item, ItemStep::Key, false).await?;
-        match self.target.create_gateway_key(id, &name, kind).await {
-            Ok(key) => {
-                let seal = self.log.seal_key(&key.secret).await?;
-                Ok(self.log.record(&ItemEvent::Keyed { item, id: key.id, seal }).await?)
-            }
-            Err(error) => {
-                self.log.failed(&item, ItemStep::Key, &error).await?;
-                // The gateway is there: its key waits for the next run.
-                Err(retry(error))
-            }
-        }
+        // The gateway is there: a key that could not be made waits for the next run.
+        keys::make(&self.log, &self.target, &item, &self.order(gateway, id, kind)).await?.map_err(retry)
     }
 
-    /// At most 50 characters (`rights.proto`): 36 of an ID, 4 and 8.
-    pub(super) fn key_name(&self, gateway: &str, kind: GatewayKey) -> String {
-        format!("{gateway} {} {}", kind.word(), self.run)
-    }
-
-    /// Deletes keys of this name that are in no journal.
-    pub(super) async fn delete_orphans(&self, id: &str, name: &str) -> Result<(), Trouble> {
-        for key in self.target.side().gateway_keys(id, name).await.map_err(retry)? {
-            self.target.delete_gateway_key(id, &key).await.map_err(retry)?;
+    /// The API key that is made for a gateway. Its name has at most 50 characters (`rights.proto`): 36 of an ID, 4 and 8.
+    pub(super) fn order<'o>(&self, gateway: &str, id: &'o str, kind: GatewayKey) -> KeyOrder<'o> {
+        KeyOrder {
+            owner: KeyOwner::Gateway(id),
+            name: format!("{gateway} {} {}", kind.word(), self.run),
+            rights: rights::value(kind.rights().iter().copied()),
+            expires_at: None,
         }
-        Ok(())
     }
 
     /// Gives CUPS the new LNS API key to hand out.

@@ -1,16 +1,11 @@
-//! The file of new API keys: made anew from the journal whenever it is not what it should be. Only its owner can read it.
+//! What is in the file of the new API keys of gateways.
 
-use std::{
-    fmt::Write as _,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    path::Path,
-};
+use std::fmt::Write as _;
 
 use zeroize::Zeroizing;
 
 use super::{GatewayKeeper, KEY, MESSAGE, known, nowhere};
-use crate::engine::run::RunError;
+use crate::engine::{keys_file, run::RunError};
 
 impl GatewayKeeper<'_> {
     /// Writes the file if a key is recorded that is not in it.
@@ -35,38 +30,10 @@ impl GatewayKeeper<'_> {
             }
         }
         let file = &self.job.keys_file;
-        if !any || is_so(file, text.as_bytes()) {
+        if !any {
             return Ok(());
         }
-        write(file, text.as_bytes()).map_err(|source| RunError::KeysFile { path: file.clone(), source })
+        keys_file::put(file, text.as_bytes())
+            .map_err(|source| RunError::KeysFile { path: file.clone(), source })
     }
-}
-
-/// The file holds this, and nobody else can read it.
-fn is_so(file: &Path, bytes: &[u8]) -> bool {
-    #[cfg(unix)]
-    let private = fs::metadata(file)
-        .is_ok_and(|metadata| std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 == 0);
-    #[cfg(not(unix))]
-    let private = true;
-    private && fs::read(file).map(Zeroizing::new).is_ok_and(|there| *there == bytes)
-}
-
-/// Whole or not at all: written beside it, synced and renamed.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = file.with_file_name(name);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut opened = options.open(&new)?;
-    opened.write_all(bytes)?;
-    opened.sync_all()?;
-    fs::rename(&new, file)
 }

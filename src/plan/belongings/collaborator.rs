@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use prost_reflect::{DynamicMessage, Value};
 
-use super::{Facts, Found, Ids, Method, Sort, rights};
+use super::{Cleared, Facts, Found, Ids, Method, Sort, rights};
 use crate::{
     map::path,
     model::device::Component,
@@ -52,7 +52,7 @@ pub static COLLABORATOR: Sort = Sort {
     defers: false,
     key: None,
     rights: &["RIGHT_APPLICATION_SETTINGS_COLLABORATORS"],
-    is_integration: false,
+    cleared: Cleared::Never,
     look,
 };
 

@@ -3,7 +3,7 @@
 
 use prost_reflect::DynamicMessage;
 
-use super::{Facts, Ids, Method, Sort};
+use super::{Cleared, Facts, Ids, Method, Sort};
 use crate::{
     map::path,
     model::device::Component,
@@ -95,7 +95,7 @@ const SHARED: Sort = Sort {
     defers: false,
     key: None,
     rights: &["RIGHT_APPLICATION_SETTINGS_PACKAGES"],
-    is_integration: true,
+    cleared: Cleared::Integrations,
     look,
 };
 

@@ -2,7 +2,7 @@
 
 use prost_reflect::DynamicMessage;
 
-use super::{Facts, Ids, Method, Sort};
+use super::{Cleared, Facts, Ids, Method, Sort};
 use crate::{
     map::path,
     model::device::Component,
@@ -52,7 +52,7 @@ pub static PUBSUB: Sort = Sort {
         "RIGHT_APPLICATION_TRAFFIC_READ",
         "RIGHT_APPLICATION_TRAFFIC_DOWN_WRITE",
     ],
-    is_integration: true,
+    cleared: Cleared::Integrations,
     look,
 };
 

@@ -2,7 +2,7 @@
 
 use prost_reflect::DynamicMessage;
 
-use super::{Facts, Ids, Method, Sort};
+use super::{Cleared, Facts, Ids, Method, Sort};
 use crate::{
     map::path,
     model::device::Component,
@@ -43,7 +43,7 @@ pub static SETTINGS: Sort = Sort {
     defers: false,
     key: None,
     rights: &["RIGHT_APPLICATION_DEVICES_READ_KEYS", "RIGHT_APPLICATION_DEVICES_WRITE_KEYS"],
-    is_integration: false,
+    cleared: Cleared::Never,
     look,
 };
 

@@ -2,7 +2,7 @@
 
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
-use super::{Facts, collaborator, package, pubsub, settings, webhook};
+use super::{Facts, api_key, collaborator, package, pubsub, settings, webhook};
 use crate::{
     map::{mask, path},
     model::{belonging::ItemKey, device::Component, ids::AppId},
@@ -10,12 +10,13 @@ use crate::{
 };
 
 /// Every kind, in the order in which they are created.
-pub static SORTS: [&Sort; 6] = [
+pub static SORTS: [&Sort; 7] = [
     &settings::SETTINGS,
     &package::DEFAULT,
     &webhook::WEBHOOK,
     &pubsub::PUBSUB,
     &collaborator::COLLABORATOR,
+    &api_key::API_KEY,
     &package::DEVICE,
 ];
 
@@ -44,22 +45,50 @@ pub struct Sort {
     pub delete: Method,
     /// Paths that are identifiers or the server's own, and never copied.
     pub left: &'static [&'static str],
-    /// Paths that can be set, where the calls take no field mask.
+    /// Paths that can be set, where the calls that read take no field mask.
     pub fields: &'static [&'static str],
     /// Paths of newer servers that this build knows by name alone, as `map::owner::newer`.
     pub newer: &'static [&'static str],
-    /// The flag that pauses one, if there is such a thing.
-    pub pause: Option<&'static str>,
+    /// How one is paused, if there is such a thing.
+    pub pause: Option<Pause>,
     /// True when it cannot be paused and begins by itself once it is set: then it is set only when the first device is live.
     pub defers: bool,
     /// The field that holds an API key of its own deployment: the copy gets a new one.
     pub key: Option<&'static str>,
     /// Rights on the application that writing them takes (docs/servers.md, Rights).
     pub rights: &'static [&'static str],
-    /// True when data goes out by it: `clear.integrations` is about these.
-    pub is_integration: bool,
+    /// Which setting says what becomes of the source's.
+    pub cleared: Cleared,
     /// What is peculiar to them: findings beyond those that all kinds share.
     pub look: fn(&DynamicMessage, &Facts) -> Vec<Finding>,
+}
+
+/// What pauses a belonging, so that nothing of it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// A flag.
+    Flag(&'static str),
+    /// A time: it ends then.
+    Expiry(&'static str),
+}
+
+impl Pause {
+    /// The field.
+    pub fn path(self) -> &'static str {
+        let (Self::Flag(path) | Self::Expiry(path)) = self;
+        path
+    }
+}
+
+/// What becomes of a kind at the source once all devices are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleared {
+    /// It stays.
+    Never,
+    /// What `clear.integrations` says: data goes out by it.
+    Integrations,
+    /// What `clear.api-keys` says.
+    ApiKeys,
 }
 
 /// A call about a belonging.
@@ -88,6 +117,8 @@ pub enum Ids {
     Application,
     /// The application and a user or an organization.
     Account,
+    /// The application and the ID of an API key, which is the server's to give.
+    Key,
 }
 
 impl Ids {
@@ -100,6 +131,11 @@ impl Ids {
             }
             return collaborator::write(into, at, id);
         }
+        if self == Self::Key {
+            path::set(into, "application_ids.application_id", text(app.as_str()));
+            let field = if at.is_empty() { "key_id".to_owned() } else { format!("{at}id") };
+            return path::set(into, &field, text(id));
+        }
         let owner =
             if self == Self::PortOfDevice { "end_device_ids.application_ids" } else { "application_ids" };
         path::set(into, &format!("{at}{owner}.application_id"), text(app.as_str()));
@@ -108,7 +144,7 @@ impl Ids {
             Self::Port | Self::PortOfDevice => {
                 path::set(into, &format!("{at}f_port"), Value::U32(id.parse().unwrap_or(0)));
             }
-            Self::Application | Self::Account => {}
+            Self::Application | Self::Account | Self::Key => {}
         }
         if self == Self::PortOfDevice {
             path::set(into, &format!("{at}end_device_ids.device_id"), text(device));
@@ -122,6 +158,7 @@ impl Ids {
             Self::Port | Self::PortOfDevice => path::number(message, "ids.f_port").to_string(),
             Self::Application => String::new(),
             Self::Account => collaborator::name(message),
+            Self::Key => path::string(message, "id"),
         }
     }
 }
@@ -153,9 +190,14 @@ impl Sort {
         mask::cover(mask::allowed(short(self.set.rpc)), path).is_some()
     }
 
+    /// True for what has an identifier of its own on the target, and no device.
+    pub fn is_named_there(&self) -> bool {
+        matches!(self.ids, Ids::Account | Ids::Key)
+    }
+
     /// The IDs of the device and of the thing itself on the target; `target_name` is that of [`Found`].
     pub fn names_there<'a>(&self, key: &'a ItemKey, target_name: &'a str) -> (&'a str, &'a str) {
-        if self.ids == Ids::Account { ("", target_name) } else { (target_name, &key.id) }
+        if self.is_named_there() { ("", target_name) } else { (target_name, &key.id) }
     }
 
     pub(super) fn is_left(&self, path: &str) -> bool {

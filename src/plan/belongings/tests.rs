@@ -8,6 +8,9 @@ use crate::{
     plan::facts::{IdFrom, SessionMode, Versions},
 };
 
+/// Long after these tests.
+const LATER: i64 = 9_000_000_000;
+
 fn wishes(allowed: &[Kind]) -> Wishes {
     Wishes {
         target_app: AppId::unchecked("acme"),
@@ -34,8 +37,11 @@ fn found(sort: &'static Sort, mut message: DynamicMessage) -> Found {
         Ids::PortOfDevice => ("dev-1", "199"),
         Ids::Application => ("", ""),
         Ids::Account => ("", "user alice"),
+        Ids::Key => ("", "OLDID"),
     };
-    if sort.ids != Ids::Application {
+    if sort.ids == Ids::Key {
+        path::set(&mut message, "id", Value::String(id.into()));
+    } else if sort.ids != Ids::Application {
         sort.ids.write(&mut message, "ids.", &AppId::unchecked("meters"), device, id);
     }
     let target_name = match sort.ids {
@@ -79,6 +85,10 @@ fn full(sort: &'static Sort, seed: u64) -> Found {
             path::clear(&mut message, at);
         }
     }
+    if sort.ids == Ids::Key {
+        path::clear(&mut message, "expires_at");
+        path::set(&mut message, "expires_at.seconds", Value::I64(LATER));
+    }
     if path::has(&message, "home_net_id") {
         path::set(&mut message, "home_net_id", Value::Bytes(vec![0, 0, 0x13].into()));
     }
@@ -88,7 +98,7 @@ fn full(sort: &'static Sort, seed: u64) -> Found {
 /// What a server holds after the write.
 fn stored(found: &Found, write: &Write) -> DynamicMessage {
     let mut there = path::project(&write.message, &write.paths);
-    if found.sort.ids != Ids::Application {
+    if !matches!(found.sort.ids, Ids::Application | Ids::Key) {
         let (device, id) = found.sort.names_there(&found.key, &found.target_name);
         found.sort.ids.write(&mut there, "ids.", &AppId::unchecked("acme"), device, id);
     }
@@ -208,6 +218,111 @@ fn one_whom_nobody_has_mapped_stops_or_stays_behind() {
         (people.there("organization alice"), people.there("user acme")),
         (String::new(), String::new())
     );
+}
+
+fn api_key(id: &str, name: &str, some: &[&str], expires: Option<i64>) -> Found {
+    let mut key = empty(&api_key::API_KEY);
+    path::set(&mut key, "id", Value::String(id.into()));
+    path::set(&mut key, "name", Value::String(name.into()));
+    path::set(&mut key, "rights", rights::value(some.iter().copied()));
+    if let Some(time) = expires {
+        path::set(&mut key, "expires_at.seconds", Value::I64(time));
+    }
+    let item =
+        ItemKey { target: "acme".into(), sort: "api-key".into(), device: String::new(), id: id.into() };
+    Found { key: item, sort: &api_key::API_KEY, target_name: String::new(), message: key }
+}
+
+const INFO: &str = "RIGHT_APPLICATION_INFO";
+const NOW: i64 = 2_000_000_000;
+
+#[test]
+fn an_api_key_has_the_name_rights_and_expiry_of_the_source_and_never_more() {
+    let facts = Facts { rights: Some([INFO.to_owned()].into()), now: NOW, ..Facts::default() };
+    let kinds = |found: &Found, facts: &Facts| {
+        let decided = transform(found, facts, &wishes(Kind::ALL));
+        (decided.blocked(), decided.left(), decided.findings.iter().map(|f| f.kind).collect::<Vec<_>>())
+    };
+    let may = [INFO, "RIGHT_APPLICATION_SETTINGS_API_KEYS"].map(str::to_owned);
+    let able = Facts { rights: Some(may.into()), ..facts.clone() };
+    let key = api_key("OLD", "bridge", &[INFO], Some(LATER));
+    let decided = transform(&key, &able, &wishes(&[]));
+    assert!(decided.wants_key && decided.findings.is_empty(), "{:?}", decided.findings);
+    assert_eq!(decided.write.paths, ["name", "rights", "expires_at"]);
+    assert_eq!(path::string(&decided.write.message, "id"), "", "the server chooses it");
+    assert_eq!(kinds(&key, &facts), (true, false, vec![Kind::Rights]), "it may make none");
+    let more = api_key("OLD", "bridge", &[INFO, "RIGHT_APPLICATION_DELETE"], None);
+    assert_eq!(kinds(&more, &able), (true, false, vec![Kind::Rights]), "not with less, either");
+    let mut newer = api_key("OLD", "bridge", &[], None);
+    path::set(&mut newer.message, "rights", Value::List(vec![Value::EnumNumber(9999)]));
+    assert_eq!(kinds(&newer, &able), (true, false, vec![Kind::InvalidField]));
+    let nameless = transform(&api_key("OLD", "", &[INFO], None), &able, &wishes(&[]));
+    assert!(nameless.write.paths.iter().any(|p| p == "name"), "the name under which it is made must go");
+
+    // What stays behind, whatever else could be said of it.
+    let left = (false, true, vec![Kind::KeyLeft]);
+    assert_eq!(kinds(&api_key("OLD", "x", &["RIGHT_APPLICATION_DELETE"], Some(NOW)), &able), left);
+    let in_use = Facts { keys_in_use: ["OLD".to_owned()].into(), ..able.clone() };
+    assert_eq!(kinds(&more, &in_use), left);
+    let down = api_key("OLD", "any", &[KEY_RIGHT], None);
+    assert_ne!(kinds(&down, &able), left);
+    let handed_out = Facts { downlink_keys: ["OLD".to_owned()].into(), ..able.clone() };
+    assert_eq!(kinds(&down, &handed_out), left);
+    assert_eq!(kinds(&api_key("OLD", "hook-1 down 01234abc", &[KEY_RIGHT], None), &able), left);
+    assert_eq!(kinds(&key, &handed_out), (false, false, vec![]), "it can do more than downlinks");
+}
+
+#[test]
+fn a_key_of_the_target_stands_for_one_of_the_source() {
+    let facts = Facts { now: NOW, ..Facts::default() };
+    let there: std::collections::BTreeMap<_, _> = [
+        api_key("NEW1", "bridge", &[INFO], None),
+        api_key("NEW2", "grafana", &[KEY_RIGHT], None),
+        api_key("NEW3", "old", &[INFO], Some(NOW)),
+    ]
+    .map(|found| (found.key, found.message))
+    .into();
+    let mut founds = [
+        api_key("OLD1", "bridge", &[INFO], None),
+        api_key("OLD2", "bridge", &[INFO], None),
+        api_key("OLD3", "grafana", &[INFO], None),
+        api_key("OLD4", "old", &[INFO], None),
+        api_key("OLD5", "", &[INFO], None),
+    ];
+    api_key::pair(&mut founds, &there, &facts);
+    let names: Vec<_> = founds.iter().map(|f| f.target_name.as_str()).collect();
+    assert_eq!(names, ["NEW1", "", "NEW2", "", ""], "each for one, and none that has expired");
+    let verdict = |found: &Found, id: &str| {
+        let key = ItemKey { id: id.into(), ..found.key.clone() };
+        super::there(found, &transform(found, &facts, &wishes(&[])), &there[&key]).0
+    };
+    assert_eq!(verdict(&founds[0], "NEW1"), Verdict::Equal);
+    assert_eq!(verdict(&founds[2], "NEW2"), Verdict::Differs);
+}
+
+#[test]
+fn what_is_ended_has_its_time_again() {
+    let sort = &api_key::API_KEY;
+    for expires in [None, Some(LATER)] {
+        let was = as_it_was(sort, &api_key("OLD", "bridge", &[INFO], expires).message);
+        let ended = pausing(sort, &was, NOW);
+        assert_eq!(ended.paths, ["expires_at"]);
+        assert_eq!(rights::names(&ended.message), [INFO], "a key without rights would be deleted");
+        let mut there = api_key("OLD", "bridge", &[INFO], expires).message;
+        assert!(!is_paused(sort, &was, &there, NOW));
+        path::apply(&mut there, &ended.message, &ended.paths);
+        assert!(is_paused(sort, &was, &there, NOW) && is_paused(sort, &was, &there, NOW + 9));
+        assert!(api_key::expiry(&there).is_some_and(|at| at > NOW), "no server takes a time that is past");
+        let mut other = there.clone();
+        path::set(&mut other, "name", Value::String("another".into()));
+        assert!(!is_paused(sort, &was, &other, NOW), "it was edited");
+        let again = unpausing(sort, &was);
+        path::apply(&mut there, &again.message, &again.paths);
+        assert_eq!(differences(sort, &was, &there), Vec::<String>::new());
+    }
+    // One that ends by itself before it could be is not given more time.
+    let ends = api_key("OLD", "bridge", &[INFO], Some(NOW + 5));
+    assert!(is_paused(sort, &as_it_was(sort, &ends.message), &ends.message, NOW));
 }
 
 #[test]

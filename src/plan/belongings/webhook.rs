@@ -1,6 +1,6 @@
 //! Webhooks (`applicationserver_web.proto`; docs/servers.md, Integrations).
 
-use super::{Ids, Method, Sort};
+use super::{Cleared, Ids, Method, Pause, Sort};
 use crate::model::device::Component;
 
 /// A webhook. Its health is the server's own, and its API key for downlinks is one of the source.
@@ -38,7 +38,7 @@ pub static WEBHOOK: Sort = Sort {
     left: &["ids", "created_at", "updated_at", "health_status"],
     fields: &[],
     newer: &["queue", "custom_ca"],
-    pause: Some("paused"),
+    pause: Some(Pause::Flag("paused")),
     defers: false,
     key: Some("downlink_api_key"),
     rights: &[
@@ -46,6 +46,6 @@ pub static WEBHOOK: Sort = Sort {
         "RIGHT_APPLICATION_TRAFFIC_READ",
         "RIGHT_APPLICATION_TRAFFIC_DOWN_WRITE",
     ],
-    is_integration: true,
+    cleared: Cleared::Integrations,
     look: |_, _| Vec::new(),
 };
