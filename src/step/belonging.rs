@@ -18,7 +18,7 @@ pub enum ItemStep {
     Create,
     /// Take it out of the pause in which it was created.
     Release,
-    /// Pause it at the source.
+    /// Pause it at the source; end it, where that is what pauses it.
     PauseSource,
     /// Delete it at the source.
     DeleteSource,

@@ -26,6 +26,7 @@ use stackferry::{
         ids::AppId,
     },
     plan::{
+        belongings::rights,
         facts::{IdFrom, SessionMode, TargetFacts, Wishes},
         sealed, transform,
     },
@@ -89,7 +90,9 @@ fn fleet() -> World {
         ("mqtt.password", text("pubsub-password-secret")),
     ];
     put(Table::PubSubs, &format!("{APP}.mqtt-main"), "ApplicationPubSub", &broker);
-    let key = [("id", text("APIKEYID")), ("key", text("NNSXS.APPLICATIONKEY.SECRETSECRET"))];
+    let rights = rights::value(["RIGHT_APPLICATION_INFO"]);
+    let key =
+        [("id", text("APIKEYID")), ("key", text("NNSXS.APPLICATIONKEY.SECRETSECRET")), ("rights", rights)];
     put(Table::ApiKeys, &format!("app:{APP}/APIKEYID"), "APIKey", &key);
     world
 }
@@ -115,7 +118,10 @@ const CLEAR: &str = "[clear]\nmode = \"keys\"\nwhen = \"verified\"\n";
 #[test]
 fn no_command_prints_a_secret_and_no_file_holds_one() {
     let world = fleet();
-    world.config(&format!("{LOSSES}session = \"keep\"\n{CLEAR}"));
+    let more = format!(
+        "{LOSSES}session = \"keep\"\n{CLEAR}api-keys = \"expire\"\n[integrations]\nkeys-file = \"new.csv\"\n"
+    );
+    world.config_whole(APP, &format!("copy = [\"formatters\", \"api-keys\"]\n{more}"));
     assert!(world.canaries().count() > 240, "{}", world.canaries().count());
     let hear = |verb: &str, arguments: &[&str], says: &str| {
         // The first of the forms is the one that does it; a rehearsal does it each time.
@@ -130,6 +136,10 @@ fn no_command_prints_a_secret_and_no_file_holds_one() {
     hear("status", &[], "");
     hear("verify", &[], "");
     assert_eq!(world.target.count(Table::Ns, APP), 100, "it was a real move");
+    let new_key =
+        world.target.tts.store().iter(Table::ApiKeys).map(|(_, key)| path::string(key, "key")).next();
+    let held = fs::read_to_string(world.dir.path().join("new.csv")).expect("the keys that were asked for");
+    assert!(new_key.is_some_and(|key| held.contains(&key)), "in the one file that the user names");
     let names = search_files(&world);
     assert!(names.contains(&"test.journal".to_owned()), "{names:?}");
 }

@@ -20,8 +20,8 @@ use crate::{
     step::belonging::{ItemState, ItemStep},
 };
 
-/// What is to be done about one at the source: nothing of what the target does not have for good, nor of an API key with which
-/// this program works.
+/// What is to be done about one at the source: nothing of what the target does not have for good; nor of an API key with which
+/// this program works, or whose counterpart on the target is none of our making: nobody may have that one's secret.
 pub(super) fn step(
     pace: &Pace,
     in_use: &BTreeSet<String>,
@@ -33,10 +33,11 @@ pub(super) fn step(
         (Cleared::Never, _) | (Cleared::Integrations, ClearIntegrations::Nothing) => return None,
         (Cleared::Integrations, ClearIntegrations::Pause) => sort.pause.map(|_| ItemStep::PauseSource)?,
         (Cleared::Integrations, ClearIntegrations::Delete) => ItemStep::DeleteSource,
-        (Cleared::ApiKeys, _) if pace.api_keys == ClearApiKeys::Nothing || in_use.contains(&item.id) => {
-            return None;
+        (Cleared::ApiKeys, _) => {
+            let ends =
+                pace.api_keys == ClearApiKeys::Expire && !in_use.contains(&item.id) && !state.is_matched();
+            ends.then_some(ItemStep::PauseSource)?
         }
-        (Cleared::ApiKeys, _) => ItemStep::PauseSource,
     };
     (state.is_there() && !state.has(step)).then_some(step)
 }
@@ -83,14 +84,15 @@ impl Keeper {
         let which = self.here(sort, item);
         let was = belongings::as_it_was(sort, &sealed.found);
         let is_paused = |there: &DynamicMessage| belongings::is_paused(sort, &was, there, now());
-        let by_us = step == ItemStep::PauseSource || self.log.state(item).touched(ItemStep::PauseSource);
+        let by_us = self.log.state(item).touched(ItemStep::PauseSource);
         let look = || async { self.source.side().belonging(which).await.map_err(retry) };
         let there = look().await?;
         // By another run that shares the source, by an attempt of ours, or with its device.
         let already = there.as_ref().is_none_or(|there| step == ItemStep::PauseSource && is_paused(there));
         if let (false, Some(there)) = (already, &there) {
             let paths = belongings::differences(sort, &was, there);
-            if !paths.is_empty() && !(by_us && is_paused(there)) {
+            let paused_by_us = by_us && is_paused(there);
+            if !paths.is_empty() && !paused_by_us {
                 let finding =
                     edited(item, "it was edited at the source since it was copied, and stays there", paths);
                 return Err(Trouble::Block(

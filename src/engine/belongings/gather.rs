@@ -40,10 +40,11 @@ pub async fn read(
     devices: &[DevicePlan],
 ) -> Result<Belongings, RunError> {
     let Some(source) = job.source.tts() else { return Ok(Belongings::default()) };
-    let known = match journal {
-        Some(journal) => ItemLog::open(journal, source.app()).await?.known(job.target.app()),
-        None => Vec::new(),
+    let log = match journal {
+        Some(journal) => Some(ItemLog::open(journal, source.app()).await?),
+        None => None,
     };
+    let known = log.as_ref().map(|log| log.known(job.target.app())).unwrap_or_default();
     let sorts = chosen(&job.wishes.copy);
     let mut out = Belongings { keys_in_use: job.keys_in_use.clone(), ..Belongings::default() };
     if !pace.hold {
@@ -74,8 +75,8 @@ pub async fn read(
         known.iter().map(|(key, _)| key).filter(|key| !begun.contains_key(key) && !seen.contains_key(key));
     out.vanished = sealed.cloned().collect();
     let mut there = on_target(job, &founds, exists).await?;
-    let ours: BTreeSet<_> = known.iter().filter_map(|(_, state)| Some(state.key()?.0.as_str())).collect();
-    there.retain(|item, _| item.sort != API_KEY.name || !ours.contains(item.id.as_str()));
+    let taken = taken_keys(log.as_ref(), &known).await?;
+    there.retain(|item, _| item.sort != API_KEY.name || !taken.contains(&item.id));
     let mut facts = if founds.is_empty() {
         Facts::default()
     } else {
@@ -110,6 +111,20 @@ pub async fn read(
     out.plans.sort_by(|a, b| a.key.cmp(&b.key));
     out.packages = facts.packages;
     Ok(out)
+}
+
+/// IDs of the API keys of the target that were made by earlier runs, or stand for one of the source.
+async fn taken_keys(
+    log: Option<&ItemLog>,
+    known: &[(ItemKey, ItemState)],
+) -> Result<BTreeSet<String>, RunError> {
+    let mut taken: BTreeSet<_> = known.iter().filter_map(|(_, state)| Some(state.key()?.0.clone())).collect();
+    for (item, _) in known.iter().filter(|(item, state)| item.sort == API_KEY.name && state.is_matched()) {
+        if let Some(log) = log {
+            taken.insert(log.sealed(&API_KEY, item).await?.target_name);
+        }
+    }
+    Ok(taken)
 }
 
 /// IDs of the API keys that webhooks hand out, and whose copies hand out others.
