@@ -361,6 +361,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_gone_is_made_again() {
+        use ItemStep as S;
+        let keyed = |id: &str, seal| ItemEvent::Keyed { item: item(), id: id.into(), seal };
+        let mut events = vec![decided(true, false), intent(S::Key), keyed("ONE", 8), intent(S::Create)];
+        events.extend([intent(S::Remove), done(S::Remove), intent(S::RemoveKey), done(S::RemoveKey)]);
+        assert_eq!(after(&events).expect("legal").key(), None);
+        assert!(
+            after(&[&events[..], &[intent(S::Create)]].concat()).is_err(),
+            "without a key there is no copy"
+        );
+        events.extend([intent(S::Key), keyed("TWO", 9), intent(S::Create), done(S::Create)]);
+        let state = after(&events).expect("legal");
+        assert!(state.is_there() && state.key() == Some(&("TWO".into(), 9)));
+    }
+
+    #[test]
     fn it_goes_there_and_back_and_there_again() {
         use ItemStep as S;
         let keyed = ItemEvent::Keyed { item: item(), id: "KEY".into(), seal: 9 };

@@ -202,16 +202,13 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
     config_of(&world, &[1], COPY, &more);
     let before = keys(&world.source, APP);
     let file = world.dir.path().join("new-keys.csv");
-    for (n, applied) in [(1, true), (2, false), (2, true), (3, true)] {
+    for (n, applied) in [(1, true), (2, false), (3, true)] {
         assert!(run_and_kill(&world, "run", n, applied), "made, named, ended at the source");
         world.run().expect(0);
         let made: Vec<_> = keys(&world.target, TARGET).into_values().collect();
         assert_eq!(made.iter().map(seen).collect::<Vec<_>>(), before.values().map(seen).collect::<Vec<_>>());
         let held = fs::read_to_string(&file).expect("there");
         assert!(held.lines().count() == 2 && held.contains(&path::string(&made[0], "key")), "after call {n}");
-        let done = writes(&world);
-        world.run().expect(0);
-        assert_eq!(writes(&world), done, "S6 after call {n}");
         assert!(run_and_kill(&world, "rollback", n.min(2), !applied), "its time, and the copy");
         if n == 3 {
             // Somebody who has changed his mind.

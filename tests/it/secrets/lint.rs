@@ -20,9 +20,13 @@ const PRINTS: &[&str] = &["Debug", "Display", "Serialize", "LowerHex", "UpperHex
 /// Derived, and right so.
 const DERIVED: &[(&str, &str)] = &[
     ("Band.description", "the channels of a band"),
+    ("Belongings.keys_in_use", "IDs of API keys"),
+    ("Facts.downlink_keys", "IDs of API keys"),
+    ("Facts.keys_in_use", "IDs of API keys"),
     ("GatewayPlan.keys", "what API keys are for"),
     ("Gateways.api_keys", "what API keys are for"),
     ("ItemState.key", "the ID of an API key, and the number of its seal"),
+    ("Job.keys_in_use", "IDs of API keys"),
     ("Override.key", "the name of a setting"),
     ("PinChange.key", "the name of a setting"),
     ("Row.key_check", "a sealed empty text, by which a wrong key is told"),
