@@ -131,3 +131,50 @@ impl Keeper {
         Ok(self.log.step(item, step, true).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::ClearMode, step::belonging::ItemEvent};
+
+    #[test]
+    fn a_key_is_ended_only_when_that_is_asked_and_somebody_has_another() {
+        let item = |sort: &str| ItemKey {
+            target: "acme".into(),
+            sort: sort.into(),
+            device: String::new(),
+            id: "OLD".into(),
+        };
+        let pace = |integrations, api_keys| Pace {
+            in_flight: 1,
+            max_failures: 1,
+            clear: ClearMode::Keys,
+            clear_when: None,
+            hold: false,
+            max_devices: 1,
+            integrations,
+            api_keys,
+            only_begun: false,
+        };
+        let key = item(API_KEY.name);
+        let state = |events: &[ItemEvent]| {
+            events.iter().try_fold(ItemState::default(), |state, event| state.apply(event)).expect("legal")
+        };
+        let made = state(&[
+            ItemEvent::Decided { item: key.clone(), seal: 1, key: true, held: false },
+            ItemEvent::ItemIntent { item: key.clone(), step: ItemStep::Key },
+            ItemEvent::Keyed { item: key.clone(), id: "NEW".into(), seal: 2 },
+            ItemEvent::ItemDone { item: key.clone(), step: ItemStep::Create },
+        ]);
+        let matched = state(&[ItemEvent::Matched { item: key.clone(), seal: 1 }]);
+        let expire = pace(ClearIntegrations::Nothing, ClearApiKeys::Expire);
+        let nobody = BTreeSet::new();
+        assert_eq!(step(&expire, &nobody, &key, &made), Some(ItemStep::PauseSource));
+        assert_eq!(step(&expire, &["OLD".to_owned()].into(), &key, &made), None, "stackferry works with it");
+        assert_eq!(step(&expire, &nobody, &key, &matched), None, "nobody may have the secret of the other");
+        assert_eq!(step(&expire, &nobody, &item("webhook"), &made), None);
+        let delete = pace(ClearIntegrations::Delete, ClearApiKeys::Nothing);
+        assert_eq!(step(&delete, &nobody, &key, &made), None);
+        assert_eq!(step(&delete, &nobody, &item("webhook"), &matched), Some(ItemStep::DeleteSource));
+    }
+}
