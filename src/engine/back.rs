@@ -269,8 +269,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             let text = "the restored record of the source was edited: nothing is removed from the target";
             return Err(Trouble::Block(changed(text, component).paths(paths)));
         }
-        self.intent(step).await?;
-        self.done(step, Ok(())).await
+        self.looked_and_done(step).await
     }
 
     /// What was sealed is read from disk and held against the target: muted, in the same session, with the same downlink
@@ -294,8 +293,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
                 (None, _) => Vec::new(),
             };
             if went_on.is_empty() {
-                self.intent(Step::CheckBack).await?;
-                return self.done(Step::CheckBack, Ok(())).await;
+                return self.looked_and_done(Step::CheckBack).await;
             }
             if now.is_none() || went_on.iter().any(|p| p == MUTE) {
                 let text = "the target was unmuted or removed after it was sealed";

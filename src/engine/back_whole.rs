@@ -143,8 +143,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
             let text = "the source does not hold what it was given back: nothing is removed from the target";
             return Err(Trouble::Block(changed(text, component)));
         }
-        self.intent(step).await?;
-        self.done(step, Ok(())).await
+        self.looked_and_done(step).await
     }
 
     /// What would not come back.

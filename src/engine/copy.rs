@@ -144,8 +144,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         match read.map(|r| compare::standing(component, &write, &r, live && component != Component::Ns)) {
             Some(Standing::Equal | Standing::MovedOn) => {
                 let step = Step::Verify(component);
-                self.intent(step).await?;
-                self.done(step, Ok(())).await
+                self.looked_and_done(step).await
             }
             // It was equal once: this is somebody's edit, which an undo would take away.
             Some(Standing::Different(paths)) if self.log.state().was_equal(component) => {
@@ -172,8 +171,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
         if !record.is_some_and(|r| heard(&write, &r)) {
             return Err(Trouble::Wait("on the target; not seen there yet".into()));
         }
-        self.intent(Step::AwaitSeen).await?;
-        self.done(Step::AwaitSeen, Ok(())).await
+        self.looked_and_done(Step::AwaitSeen).await
     }
 
     /// The seal is read from disk and held against the source as it is now: equal but for what traffic changes.

@@ -436,6 +436,11 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         }
     }
 
+    /// Records that `step` was done: a look that changes nothing, at the end of which it is known to be so.
+    pub(super) async fn looked_and_done(&mut self, step: Step) -> Result<(), Trouble> {
+        Ok(self.log.record_all(&[&Logged::Intent { step }, &Logged::Done { step }]).await?)
+    }
+
     /// The device's ID on the target.
     pub(super) fn target_id(&self) -> DeviceId {
         DeviceId::unchecked(self.log.state().recipe().map(|r| r.target_id.clone()).unwrap_or_default())

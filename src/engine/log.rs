@@ -1,7 +1,7 @@
 //! The journal as one device sees it: its state, its events, its seals.
 
 use crate::{
-    journal::{self, DeviceKey, JournalHandle},
+    journal::{self, DeviceKey, JournalHandle, Write},
     plan::{
         sealed::{self, SealedError},
         transform::{Copy, Found},
@@ -84,13 +84,25 @@ impl DeviceLog {
     /// # Errors
     /// When the event is not legal here (nothing is written), or the journal fails.
     pub async fn record(&mut self, event: &Event) -> Result<(), LogError> {
-        let next = self
-            .state
-            .apply(event)
-            .map_err(|source| LogError::Illegal { device: self.key.to_string(), source })?;
-        let body = serde_json::to_vec(event)
-            .map_err(|source| LogError::Event { device: self.key.to_string(), source })?;
-        self.journal.append(&self.key, name(event), body).await?;
+        self.record_all(&[event]).await
+    }
+
+    /// Makes events durable, all or none, then moves the state.
+    ///
+    /// # Errors
+    /// As those of [`Self::record`].
+    pub async fn record_all(&mut self, events: &[&Event]) -> Result<(), LogError> {
+        let mut next = self.state.clone();
+        let mut writes = Vec::new();
+        for event in events {
+            next = next
+                .apply(event)
+                .map_err(|source| LogError::Illegal { device: self.key.to_string(), source })?;
+            let body = serde_json::to_vec(event)
+                .map_err(|source| LogError::Event { device: self.key.to_string(), source })?;
+            writes.push(Write::event(&self.key, name(event), body));
+        }
+        self.journal.write(writes).await?;
         self.state = next;
         Ok(())
     }

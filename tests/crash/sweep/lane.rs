@@ -24,6 +24,9 @@ pub struct Reference {
     pub calls: usize,
     /// Which of them may change something, from 1.
     changing: Vec<usize>,
+    /// Transactions of the journal that another one followed before the next call, from 1: a kill at a call is none after
+    /// these.
+    pub unseen: Vec<usize>,
     /// Changes of files of the journal without a kill.
     pub writes: usize,
 }
@@ -52,14 +55,18 @@ impl Reference {
             ["pwrite64 test.journal-wal", "fsync test.journal-wal", "pwrite64 test.journal.lock", "rename"]
         {
             // A rollback makes no journal.
-            let seen = quiet.writes.iter().any(|write| write == kind);
+            let seen = quiet.writes.iter().any(|write| write.what == kind);
             if !(seen || case.goes_back() && kind == "rename") {
                 return Err(format!("the tracer saw no `{kind}`: the sweep of the journal is blind"));
             }
         }
+        let commits: Vec<_> = quiet.writes.iter().filter(|w| w.commits()).collect();
+        let unseen = commits.windows(2).enumerate().filter(|(_, w)| w[0].calls == w[1].calls);
+        let unseen = unseen.map(|(i, _)| i + 1).collect();
         let changing = quiet.calls.iter().enumerate().filter(|(_, is_write)| **is_write).map(|(i, _)| i + 1);
         Ok(Self {
             changing: changing.collect(),
+            unseen,
             calls: quiet.calls.len(),
             writes: quiet.writes.len(),
             quiet: quiet.stored,
@@ -84,6 +91,8 @@ pub enum Sort {
     Calls,
     /// Every call that may change something, without traffic.
     QuietWrites,
+    /// Every transaction of the journal after which no kill at a call comes, without traffic.
+    Commits,
     /// Every change of a file of the journal, under traffic.
     Journal,
 }
@@ -129,6 +138,13 @@ impl<'a> Lane<'a> {
         let traffic = traffic(self.case, self.seed + n as u64, self.seed);
         let call = |moment, n| Point::Call(moment, n);
         let killed = match self.sort {
+            Sort::Commits => match self.reference.unseen.get(n - 1) {
+                Some(&n) => {
+                    check(Point::Committed(n), Air::Quiet);
+                    true
+                }
+                None => false,
+            },
             Sort::Journal => check(Point::Write(n), traffic).is_none_or(|played| played.killed),
             Sort::Calls => {
                 let before = check(call(Moment::Before, n), traffic);

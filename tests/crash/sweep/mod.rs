@@ -8,7 +8,8 @@
 //! that may change something it is killed three times: before the call is applied, once it is applied, and once it is
 //! answered. At a call that only reads, these are one and the same state of both servers and of the journal, so it is
 //! killed once; and unless the sweep is exhaustive, only where something was changed since the call before, as it is else
-//! the state of that one (`kill.rs`). Most points are met under traffic, judged by the auditor, by every device's proof of
+//! the state of that one (`kill.rs`). The journal changes only with its transactions: it is killed after each that another
+//! follows before the next call, and, unless the sweep is exhaustive, at some of the writes that make a transaction. Most points are met under traffic, judged by the auditor, by every device's proof of
 //! life, and by what is stored in the end but for what the air changes; some calls that change something also without
 //! traffic, where everything that is stored must be as without a kill.
 
@@ -66,13 +67,13 @@ impl Scope {
         }
     }
 
-    /// The cases, and with what steps each is swept: calls, calls without traffic, journal.
-    fn cases(self) -> Vec<(Case, [usize; 3])> {
-        let (some, steps): (usize, fn(usize) -> [usize; 3]) = match self {
-            Self::Quick => (4, |i| [9, 9, if i == 0 { 60 } else { 300 }]),
+    /// The cases, and with what steps each is swept: calls, calls without traffic, transactions, writes of the journal.
+    fn cases(self) -> Vec<(Case, [usize; 4])> {
+        let (some, steps): (usize, fn(usize) -> [usize; 4]) = match self {
+            Self::Quick => (4, |i| [9, 9, 9, if i == 0 { 60 } else { 300 }]),
             // Primes, so that the steps do not fall on the same write of every transaction.
-            Self::Ci => (usize::MAX, |i| [1, 17, if i == 0 { 29 } else { 97 }]),
-            Self::Exhaustive => (usize::MAX, |_| [1, 1, 1]),
+            Self::Ci => (usize::MAX, |i| [1, 17, 1, if i == 0 { 29 } else { 397 }]),
+            Self::Exhaustive => (usize::MAX, |_| [1, 1, 1, 1]),
         };
         Case::all().into_iter().take(some).enumerate().map(|(i, case)| (case, steps(i))).collect()
     }
@@ -116,20 +117,22 @@ fn a_kill_at_any_point_ends_in_the_same_state() {
     tally.close(&format!("crash sweep ({scope})"), begun.elapsed(), cost());
 }
 
-/// One case with these steps: calls, calls without traffic, journal.
-fn sweep(case: &Case, [calls, quiet, journal]: [usize; 3], number: u64, tally: &Tally) {
+/// One case with these steps: calls, calls without traffic, transactions, writes of the journal.
+fn sweep(case: &Case, [calls, quiet, commits, journal]: [usize; 4], number: u64, tally: &Tally) {
     let (begun, cost, kills) = (Instant::now(), processor_time(), tally.kills());
     let reference = match Reference::new(case, 2 * number + 1) {
         Ok(reference) => reference,
         Err(why) => return tally.violation(case, point::Point::Nowhere, Air::Traffic(2 * number + 1), &why),
     };
-    for (sort, step) in [(Sort::Calls, calls), (Sort::QuietWrites, quiet), (Sort::Journal, journal)] {
+    let sorts = [Sort::Calls, Sort::QuietWrites, Sort::Commits, Sort::Journal];
+    for (sort, step) in sorts.into_iter().zip([calls, quiet, commits, journal]) {
         Lane::new(case, &reference, sort, step, number).sweep(THREADS, tally);
     }
     println!(
-        "{}: {} calls, {} journal writes, {} kills in {:.0?} ({:.0?} of processor time)",
+        "{}: {} calls, {} transactions between them, {} journal writes, {} kills in {:.0?} ({:.0?} of processor time)",
         case.name(),
         reference.calls,
+        reference.unseen.len(),
         reference.writes,
         tally.kills() - kills,
         begun.elapsed(),

@@ -22,6 +22,8 @@ pub enum Point {
     Write(usize),
     /// Right after the n-th such call: it has happened, and nothing else.
     Written(usize),
+    /// Right after the n-th transaction of the journal became durable.
+    Committed(usize),
     /// Never.
     Nowhere,
 }
@@ -34,6 +36,7 @@ impl fmt::Display for Point {
             Self::Call(Moment::Replied, n) => write!(f, "replied-call-{n}"),
             Self::Write(n) => write!(f, "before-write-{n}"),
             Self::Written(n) => write!(f, "after-write-{n}"),
+            Self::Committed(n) => write!(f, "after-commit-{n}"),
             Self::Nowhere => write!(f, "nowhere"),
         }
     }
@@ -55,6 +58,7 @@ impl FromStr for Point {
             "replied-call" => Self::Call(Moment::Replied, n),
             "before-write" => Self::Write(n),
             "after-write" => Self::Written(n),
+            "after-commit" => Self::Committed(n),
             _ => return Err(wrong()),
         })
     }
@@ -63,7 +67,9 @@ impl FromStr for Point {
 #[test]
 fn a_point_is_read_as_it_is_written() {
     let calls = [Moment::Before, Moment::Applied, Moment::Replied].map(|moment| Point::Call(moment, 12));
-    for point in calls.into_iter().chain([Point::Write(3), Point::Written(4), Point::Nowhere]) {
+    for point in
+        calls.into_iter().chain([Point::Write(3), Point::Written(4), Point::Committed(5), Point::Nowhere])
+    {
         assert_eq!(point.to_string().parse(), Ok(point));
     }
     assert!("around-call-3".parse::<Point>().is_err());

@@ -18,7 +18,7 @@ use super::{
     kill::Killer,
     outcome::{self, Stored},
     point::Point,
-    trace::{self, Stop},
+    trace::{self, Stop, Write},
 };
 use crate::world::{
     APP, Ran, World, dev,
@@ -80,7 +80,7 @@ pub struct Played {
     /// Of each call that counts, whether it may change something.
     pub calls: Vec<bool>,
     /// Changes of files of the journal, when they were counted.
-    pub writes: Vec<String>,
+    pub writes: Vec<Write>,
     /// What both servers held before the first command, but for what the air changes.
     pub before: Stored,
     /// What both servers hold: all of it on a quiet air, and what the air does not change otherwise.
@@ -96,7 +96,7 @@ pub struct Scene {
     counted: bool,
     pub(super) field: Option<Arc<Mutex<Field>>>,
     pub(super) auditor: Option<Auditor>,
-    pub(super) writes: Vec<String>,
+    pub(super) writes: Vec<Write>,
     pub(super) killed: bool,
     pub(super) restarts: usize,
 }
@@ -219,14 +219,16 @@ impl Scene {
         let mut command = self.world.command(stage.verb);
         command.arg("--yes");
         let so_far = self.writes.len();
+        let committed = self.writes.iter().filter(|w| w.commits()).count();
         let stop = match self.point {
             _ if self.killed || !stage.swept => Stop::Never,
             Point::Write(n) => Stop::Before(n.saturating_sub(so_far)),
             Point::Written(n) => Stop::After(n.saturating_sub(so_far)),
+            Point::Committed(n) => Stop::Committed(n.saturating_sub(committed)),
             _ => Stop::Never,
         };
         if stage.swept && (self.counted || stop != Stop::Never) {
-            let traced = trace::run(&command, self.world.dir.path(), stop);
+            let traced = trace::run(&command, self.world.dir.path(), stop, &|| self.killer.calls().len());
             self.writes.extend(traced.writes);
             self.killed |= traced.fired;
             return Ran::of(traced.output);

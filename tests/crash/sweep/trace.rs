@@ -27,6 +27,8 @@ use nix::{
 pub enum Stop {
     Before(usize),
     After(usize),
+    /// After the n-th that makes a transaction last.
+    Committed(usize),
     Never,
 }
 
@@ -34,15 +36,31 @@ pub enum Stop {
 #[derive(Debug)]
 pub struct Traced {
     pub output: Output,
-    /// System calls that changed a file of the journal, in order: name and file.
-    pub writes: Vec<String>,
+    /// System calls that changed a file of the journal, in order.
+    pub writes: Vec<Write>,
     /// True when it was killed from here.
     pub fired: bool,
 }
 
-/// Runs `command` and counts what it does to files in `folder`.
+/// A system call that changes a file of the journal.
+#[derive(Debug)]
+pub struct Write {
+    /// Its name and the file.
+    pub what: String,
+    /// The calls that the servers had seen by then.
+    pub calls: usize,
+}
+
+impl Write {
+    /// True when it makes a transaction last: before it the journal holds the one before, after it this one.
+    pub fn commits(&self) -> bool {
+        self.what == "fsync test.journal-wal"
+    }
+}
+
+/// Runs `command` and counts what it does to files in `folder`; `calls`: how many calls the servers have seen.
 #[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
-pub fn run(command: &Command, folder: &Path, stop: Stop) -> Traced {
+pub fn run(command: &Command, folder: &Path, stop: Stop, calls: &dyn Fn() -> usize) -> Traced {
     let folder = fs::canonicalize(folder).expect("the folder is there");
     let (out, err) = (folder.join("traced.out"), folder.join("traced.err"));
     let file = |path: &PathBuf| fs::File::create(path).expect("a file");
@@ -60,27 +78,36 @@ pub fn run(command: &Command, folder: &Path, stop: Stop) -> Traced {
     ptrace::seize(client, options)
         .expect("ptrace is allowed: the sweep needs it (a container needs CAP_SYS_PTRACE)");
     child.stdin.take().expect("a pipe").write_all(b"\n").expect("the shell reads");
-    let mut tracer =
-        Tracer { client, folder, stop, inside: HashSet::new(), exiting: None, writes: vec![], fired: false };
+    let mut tracer = Tracer {
+        client,
+        folder,
+        stop,
+        calls,
+        inside: HashSet::new(),
+        exiting: None,
+        writes: vec![],
+        fired: false,
+    };
     let status = tracer.watch();
     let read = |path: &PathBuf| fs::read(path).unwrap_or_default();
     let output = Output { status, stdout: read(&out), stderr: read(&err) };
     Traced { output, writes: tracer.writes, fired: tracer.fired }
 }
 
-struct Tracer {
+struct Tracer<'a> {
     client: Pid,
     folder: PathBuf,
     stop: Stop,
+    calls: &'a dyn Fn() -> usize,
     /// Threads that are in a system call.
     inside: HashSet<Pid>,
     /// The thread whose call is the last one.
     exiting: Option<Pid>,
-    writes: Vec<String>,
+    writes: Vec<Write>,
     fired: bool,
 }
 
-impl Tracer {
+impl Tracer<'_> {
     fn watch(&mut self) -> ExitStatus {
         loop {
             // Children and tracees of this thread only: others trace at the same time.
@@ -129,9 +156,13 @@ impl Tracer {
         if self.fired || self.exiting.is_some() {
             return;
         }
-        self.writes.push(what);
+        self.writes.push(Write { what, calls: (self.calls)() });
         let n = self.writes.len();
+        let commits = self.writes.last().is_some_and(Write::commits);
         match self.stop {
+            Stop::Committed(at) if commits && at == self.writes.iter().filter(|w| w.commits()).count() => {
+                self.exiting = Some(thread);
+            }
             Stop::Before(at) if at == n => self.kill(),
             Stop::After(at) if at == n => self.exiting = Some(thread),
             _ => {}
