@@ -16,7 +16,7 @@ use super::{
     redact::Redactor,
     retry::Tries,
     status::clean,
-    throttle::{Limits, Throttle},
+    throttle::{Limits, Pass, Throttle},
     ttn_v2,
 };
 use crate::{
@@ -35,7 +35,8 @@ pub struct Settings {
     pub max_message: usize,
     /// How often a call is tried.
     pub retry: RetryPolicy,
-    /// A fixed rate for all calls to this side; the server's own limits are kept in any case.
+    /// A fixed rate for the calls of each method to this side, and of V2 for all together; the server's own limits are kept in any
+    /// case.
     pub limit: Option<Rate>,
     /// For errors and events.
     pub side: Side,
@@ -151,7 +152,7 @@ impl Client {
     ///
     /// Reads the CA file: that, and a key that no header can carry, are the only errors.
     pub fn new(endpoint: Endpoint, api_key: Option<Secret>, settings: Settings) -> Result<Self, Error> {
-        let throttle = Arc::new(Throttle::new(settings.limit));
+        let throttle = Arc::new(Throttle::new(settings.limit, true));
         Self::build(endpoint, api_key, settings, throttle, Dialect::Tts)
     }
 
@@ -159,7 +160,7 @@ impl Client {
     ///
     /// The errors are those of [`Client::new`].
     pub fn ttn_v2(endpoint: Endpoint, access_key: Option<Secret>, settings: Settings) -> Result<Self, Error> {
-        let throttle = Arc::new(Throttle::new(settings.limit));
+        let throttle = Arc::new(Throttle::new(settings.limit, false));
         Self::build(endpoint, access_key, settings, throttle, Dialect::TtnV2)
     }
 
@@ -251,12 +252,13 @@ impl Client {
         );
         let redactor = Redactor::new(self.0.key.as_ref(), &request);
         loop {
-            self.wait_for_turn(method, &call.about, &tries).await.map_err(|f| fail(f, &tries))?;
+            let pass = self.wait_for_turn(method, &call.about, &tries).await.map_err(|f| fail(f, &tries))?;
             let started = Instant::now();
             let deadline = call.deadline.unwrap_or(self.0.settings.deadline);
             let request = grpc::request(uri.clone(), &headers, deadline, body.clone());
             let result = self.attempt(request, deadline).await;
-            let result = self.digest(method, &call.about, &output, &redactor, result);
+            let result = self.digest(&pass, &output, &redactor, result);
+            drop(pass);
             self.0.settings.observer.call(&CallEvent {
                 side: self.side(),
                 endpoint: self.endpoint(),
@@ -327,44 +329,45 @@ impl Client {
     /// Learns the limits from an answer, reads its message, and takes the key out of the server's words.
     fn digest(
         &self,
-        method: &'static str,
-        about: &About,
+        pass: &Pass<'_>,
         output: &MessageDescriptor,
         redactor: &Redactor<'_>,
         mut result: Result<Reply, Refusal>,
     ) -> Result<Answer, Failure> {
         if let (Dialect::TtnV2, Err(refusal)) = (self.0.dialect, &mut result) {
-            ttn_v2::interpret(method, &mut refusal.failure);
+            ttn_v2::interpret(pass.method(), &mut refusal.failure);
         }
         let (limits, refused) = match &result {
             Ok(reply) => (Limits::from_headers(&reply.metadata), false),
             Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
         };
-        self.0.throttle.learn(method, about, &limits, refused, Instant::now());
+        self.0.throttle.learn(pass, &limits, refused);
         answer(output, redactor, result)
     }
 
     /// Waits for the fixed rate and for the server's bucket, or says that it would take too long.
-    async fn wait_for_turn(&self, method: &'static str, about: &About, tries: &Tries) -> Result<(), Failure> {
-        let throttle = &self.0.throttle;
-        let too_long = |reason: WaitReason, wait: Duration| {
+    async fn wait_for_turn(
+        &self,
+        method: &'static str,
+        about: &About,
+        tries: &Tries,
+    ) -> Result<Pass<'_>, Failure> {
+        let tell = |reason, duration| self.tell_wait(method, about, reason, duration);
+        self.0.throttle.turn(method, about, tries.left(), tell).await.map_err(|(reason, wait)| {
             let text = format!("{reason} would hold this call for {}", spoken(wait));
             Failure { outcome: tries.outcome(), ..Failure::before(Kind::RateLimited, text) }
-        };
-        let wait = throttle
-            .bucket(method, about, Instant::now(), tries.left())
-            .map_err(|w| too_long(WaitReason::ServerLimit, w))?;
-        self.wait(method, about, WaitReason::ServerLimit, wait).await;
-        let wait = throttle.rate(Instant::now(), tries.left()).map_err(|w| too_long(WaitReason::Rate, w))?;
-        self.wait(method, about, WaitReason::Rate, wait).await;
-        Ok(())
+        })
+    }
+
+    fn tell_wait(&self, method: &'static str, about: &About, reason: WaitReason, duration: Duration) {
+        self.0.settings.observer.wait(&WaitEvent { side: self.side(), method, about, reason, duration });
     }
 
     async fn wait(&self, method: &'static str, about: &About, reason: WaitReason, duration: Duration) {
         if duration.is_zero() {
             return;
         }
-        self.0.settings.observer.wait(&WaitEvent { side: self.side(), method, about, reason, duration });
+        self.tell_wait(method, about, reason, duration);
         tokio::time::sleep(duration).await;
     }
 }

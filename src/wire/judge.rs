@@ -8,7 +8,6 @@ use http::{HeaderMap, Response};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use prost_reflect::DynamicMessage;
-use tokio::time::Instant;
 
 use super::{
     About, Answer, Call, Endpoint, Error, Side,
@@ -16,7 +15,7 @@ use super::{
     error::Failure,
     grpc,
     redact::Redactor,
-    throttle::{Limits, Throttle},
+    throttle::{self, Limits},
 };
 use crate::{model::secret::Secret, proto, wire::Kind};
 
@@ -59,9 +58,7 @@ pub fn judge(
         Ok(reply) => (Limits::from_headers(&reply.metadata), false),
         Err(refusal) => (refusal.limits, refusal.failure.kind == Kind::RateLimited),
     };
-    let (throttle, now) = (Throttle::new(None), Instant::now());
-    throttle.learn(method, &call.about, &limits, refused, now);
-    let wait = throttle.bucket(method, &call.about, now, Duration::MAX).unwrap_or(Duration::MAX);
+    let wait = throttle::wait_after(method, &call.about, &limits, refused);
     let redactor = Redactor::new(api_key, request);
     Judged { result: client::answer(&descriptor.output(), &redactor, received).map_err(fail), wait }
 }
