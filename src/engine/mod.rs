@@ -17,4 +17,5 @@ mod mute_target;
 pub mod rehearse;
 pub mod rollback;
 pub mod run;
+mod run_gateways;
 pub mod verify;

@@ -11,14 +11,14 @@ use super::{
     belongings::{Belongings, Keeper},
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
-    gateways::{self, GatewayJob, Registration},
+    gateways::{self, GatewayJob},
     gather::{self, Prepared},
     guarded::Guarded,
     lock::{Lock, LockError, Terms},
     log::{DeviceLog, LogError},
 };
 use crate::{
-    config::{ClearIntegrations, ClearMode, ClearWhen, Selection},
+    config::{ClearGateways, ClearIntegrations, ClearMode, ClearWhen, Selection},
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
     plan::{
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// One application to move.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Job {
     /// Where from.
     pub source: AnySource,
@@ -76,6 +76,8 @@ pub struct Pace {
     pub max_devices: u64,
     /// What becomes of the source's integrations once all devices are cleared.
     pub integrations: ClearIntegrations,
+    /// What becomes of the source's gateways after that.
+    pub gateways: ClearGateways,
     /// True: only devices that an earlier run began are gone on with.
     pub only_begun: bool,
 }
@@ -144,7 +146,7 @@ pub async fn plan(
     pace: &Pace,
     events: &Sink,
 ) -> Result<(Arc<Plan>, Ready), RunError> {
-    let gateways = gateways.filter(|_| !pace.only_begun);
+    let delete = pace.gateways == ClearGateways::Delete;
     let mut plan = Plan::default();
     let mut prepared = Vec::new();
     for job in jobs {
@@ -158,9 +160,12 @@ pub async fn plan(
         prepared.push(ready);
     }
     let mut fresh = Vec::new();
-    if let Some(job) = gateways {
+    if let (Some(job), Some(journal), true) = (gateways, journal, pace.only_begun && delete) {
+        plan.gateways = gateways::to_clear(job, journal).await?;
+    }
+    if let Some(job) = gateways.filter(|_| !pace.only_begun) {
         let one_deployment = prepared.iter().any(|ready| ready.one_deployment);
-        (plan.gateways, fresh) = gateways::read(job, journal, one_deployment).await?;
+        (plan.gateways, fresh) = gateways::read(job, journal, one_deployment, delete).await?;
         let moving = plan.gateways.moving();
         for (application, ready) in plan.applications.iter_mut().zip(&prepared).filter(|_| !one_deployment) {
             application.findings.extend(hearing::findings(&application.devices, &ready.heard, &moving));
@@ -213,9 +218,11 @@ impl Dispatcher<'_> {
         self.events.send(Event::Started { devices: going });
         let mut summary = Summary::default();
         self.register(&jobs, plan, &ready, &mut summary).await?;
+        let applications = self.after_the_wait(plan).await;
         let prepared = ready.applications;
+        let last = self.last(&jobs, &prepared);
         let mut failures = Failures { count: 0, max: self.pace.max_failures };
-        for ((job, application), ready) in jobs.into_iter().zip(&plan.applications).zip(prepared) {
+        for ((job, application), ready) in jobs.into_iter().zip(&applications).zip(prepared) {
             settle(application, &mut summary);
             let devices = going_in(application).count();
             let abort = self.stop.abort.child_token();
@@ -238,27 +245,13 @@ impl Dispatcher<'_> {
             lock.give_back(self.stop).await;
             moved?;
         }
+        if let Some(last) = last {
+            self.clear_gateways(last, &mut summary).await?;
+        }
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();
         Ok(summary)
-    }
-
-    /// Registers the gateways.
-    async fn register(
-        &self,
-        jobs: &[Job],
-        plan: &Plan,
-        ready: &Ready,
-        summary: &mut Summary,
-    ) -> Result<(), RunError> {
-        let (Some(job), false) = (self.gateways, self.pace.only_begun) else { return Ok(()) };
-        let (Some(first), Some(prepared)) = (jobs.first(), ready.applications.first()) else { return Ok(()) };
-        let first = (first, !prepared.state.is_new());
-        let registration = Registration { job, plan: &plan.gateways, fresh: &ready.gateways };
-        let done = registration.carry_out(first, self.journal, &self.lock, self.events, self.stop).await?;
-        summary.gateways = done;
-        Ok(())
     }
 
     /// How many devices this run may clear at the source.

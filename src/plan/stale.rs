@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     ApplicationPlan, DevicePlan, Plan,
     finding::{Finding, Severity},
-    gateways::GatewayPlan,
+    gateways::{GatewayPlan, redirect::Redirect},
 };
 
 /// Version of the file.
@@ -246,7 +246,13 @@ fn findings(all: &[Finding]) -> BTreeSet<String> {
 
 fn gateway(plan: &GatewayPlan) -> (String, String) {
     let words = list(&findings(&plan.findings));
-    (plan.id.clone(), format!("{} as {} {words}", plan.verdict.name(), plan.target_id).trim_end().to_owned())
+    let redirect = match plan.redirect {
+        Redirect::Set => ", sent by CUPS",
+        _ => "",
+    };
+    let delete = if plan.delete { ", deleted at the source" } else { "" };
+    let all = format!("{} as {}{redirect}{delete} {words}", plan.verdict.name(), plan.target_id);
+    (plan.id.clone(), all.trim_end().to_owned())
 }
 
 impl From<&ApplicationPlan> for Application {

@@ -7,8 +7,8 @@ use glob::Pattern;
 use super::{
     super::{
         checked::{
-            Clear, ClearIntegrations, ClearMode, ClearWhen, DeviceIdRule, IdFrom, Journal, Limits, Rollout,
-            SessionMode, Transform,
+            Clear, ClearGateways, ClearIntegrations, ClearMode, ClearWhen, DeviceIdRule, IdFrom, Journal,
+            Limits, Rollout, SessionMode, Transform,
         },
         loss::LOSSES,
         quantity,
@@ -175,6 +175,10 @@ impl Checker<'_, '_> {
             integrations: raw
                 .integrations
                 .and_then(|raw| self.choice(&raw, "clear.integrations", &ClearIntegrations::ALL))
+                .unwrap_or_default(),
+            gateways: raw
+                .gateways
+                .and_then(|raw| self.choice(&raw, "clear.gateways", &ClearGateways::ALL))
                 .unwrap_or_default(),
         }
     }
