@@ -14,6 +14,7 @@ mod guarded;
 pub mod lock;
 pub mod log;
 mod mute_target;
+mod radio_path;
 pub mod rehearse;
 pub mod rollback;
 pub mod run;

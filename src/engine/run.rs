@@ -16,6 +16,7 @@ use super::{
     guarded::Guarded,
     lock::{Lock, LockError, Terms},
     log::{DeviceLog, LogError},
+    radio_path,
 };
 use crate::{
     config::{ClearGateways, ClearIntegrations, ClearMode, ClearWhen, Selection},
@@ -25,7 +26,6 @@ use crate::{
         ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
         finding::{Finding, Kind},
-        gateways::hearing,
     },
     source::any::AnySource,
     target::tts::TtsTarget,
@@ -166,10 +166,9 @@ pub async fn plan(
     if let Some(job) = gateways.filter(|_| !pace.only_begun) {
         let one_deployment = prepared.iter().any(|ready| ready.one_deployment);
         (plan.gateways, fresh) = gateways::read(job, journal, one_deployment, delete).await?;
-        let moving = plan.gateways.moving();
-        for (application, ready) in plan.applications.iter_mut().zip(&prepared).filter(|_| !one_deployment) {
-            application.findings.extend(hearing::findings(&application.devices, &ready.heard, &moving));
-        }
+    }
+    if !pace.only_begun {
+        radio_path::look(jobs, &mut plan, &prepared, pace.in_flight).await?;
     }
     let plan = Arc::new(plan);
     events.send(Event::Planned(Arc::clone(&plan)));

@@ -16,7 +16,7 @@ use crate::{
     plan::{
         ApplicationPlan, DevicePlan, Plan, Verdict,
         finding::{Finding, Kind, Severity},
-        session::Carry,
+        gateways::hearing,
     },
 };
 
@@ -132,5 +132,5 @@ impl Dispatcher<'_> {
 
 /// True for a device that is begun in this run and is heard by the target only once gateways around it are connected there.
 fn waits(device: &DevicePlan) -> bool {
-    device.verdict == Verdict::Move && matches!(device.carry, Carry::Keep | Carry::Reset)
+    device.verdict == Verdict::Move && hearing::keeps(device)
 }
