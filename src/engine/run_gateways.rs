@@ -112,10 +112,7 @@ impl Dispatcher<'_> {
             },
         }
         lock.give_back(self.stop).await;
-        let (deleted, rest): (Vec<_>, Vec<_>) =
-            keeper.outcomes().into_iter().partition(|(_, outcome)| *outcome == Outcome::Done);
-        summary.gateways.deleted = deleted.into_iter().map(|(id, _)| id).collect();
-        summary.gateways.then(rest);
+        summary.gateways.cleared = keeper.outcomes();
         Ok(())
     }
 

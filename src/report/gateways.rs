@@ -1,6 +1,6 @@
 //! Gateways in plans, summaries and rollbacks.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
@@ -133,18 +133,19 @@ pub(super) fn summary(out: &mut String, gateways: &Registered) {
             "taken back: their IDs stay taken on the target",
         ),
         ("=".to_owned(), count(|o| *o == Outcome::Already), "there before"),
-        (paint(GOOD, "-"), gateways.deleted.len(), "deleted at the source"),
+        (
+            paint(GOOD, "-"),
+            gateways.cleared.iter().filter(|(_, o)| *o == Outcome::Done).count(),
+            "deleted at the source",
+        ),
     ];
     for (sign, count, words) in lines.into_iter().filter(|(_, count, _)| *count > 0) {
         let _ = writeln!(out, "  {sign} gateways: {count} {words}");
     }
-    for (id, outcome) in &gateways.outcomes {
+    waiting(out, gateways);
+    for (id, outcome) in gateways.outcomes.iter().chain(&gateways.cleared) {
         let (why, fix) = match outcome {
-            Outcome::Done | Outcome::Already | Outcome::RolledBack => continue,
-            Outcome::Waiting(what) => {
-                let _ = writeln!(out, "  {} gateway {id} waits: {what}", paint(WARN, "…"));
-                continue;
-            }
+            Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Waiting(_) => continue,
             Outcome::Stopped(why) => (format!("gateway {id} in the middle: {why}"), String::new()),
             Outcome::Refused(all) => {
                 all.first().map_or_else(Default::default, |f| (f.to_string(), f.fix.clone()))
@@ -157,6 +158,20 @@ pub(super) fn summary(out: &mut String, gateways: &Registered) {
         }
     }
     settings(out, &gateways.settings);
+}
+
+/// Those that wait, together where they wait for the same.
+fn waiting(out: &mut String, gateways: &Registered) {
+    let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (id, outcome) in gateways.outcomes.iter().chain(&gateways.cleared) {
+        if let Outcome::Waiting(what) = outcome {
+            groups.entry(what).or_default().push(id.clone());
+        }
+    }
+    for (what, names) in groups {
+        let count = names.len();
+        let _ = writeln!(out, "  {} gateways: {count} waiting ({}): {what}", paint(WARN, "…"), short(names));
+    }
 }
 
 /// The addresses are those of the target, and the same for all; what differs has a line for each.
@@ -200,7 +215,8 @@ pub(super) fn summary_json(gateways: &Registered) -> Vec<Value> {
         let mut body = outcome(ended);
         body["gateway"] = json!(id);
         body["settings"] = settings(id).unwrap_or(Value::Null);
-        body["deleted_at_source"] = json!(gateways.deleted.contains(id));
+        let cleared = gateways.cleared.iter().find(|(of, _)| of == id);
+        body["at_source"] = cleared.map_or(Value::Null, |(_, cleared)| outcome(cleared));
         body
     };
     gateways.outcomes.iter().map(one).collect()

@@ -283,21 +283,8 @@ pub struct Registered {
     pub outcomes: Vec<(String, Outcome)>,
     /// What has to be changed in the settings of each, by its ID at the source.
     pub settings: Vec<(String, Settings)>,
-    /// IDs at the source of those that were deleted there.
-    pub deleted: Vec<String>,
-}
-
-impl Registered {
-    /// Takes in what became of gateways later; what went wrong before stays said.
-    pub fn then(&mut self, outcomes: Vec<(String, Outcome)>) {
-        for (id, outcome) in outcomes {
-            match self.outcomes.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, known)) if matches!(known, Outcome::Done | Outcome::Already) => *known = outcome,
-                Some(_) => {}
-                None => self.outcomes.push((id, outcome)),
-            }
-        }
-    }
+    /// How the clear at the source ended for each, by its ID there.
+    pub cleared: Vec<(String, Outcome)>,
 }
 
 /// What a run needs to register gateways.
@@ -342,6 +329,6 @@ impl Registration<'_> {
         }
         keeper.write_keys().await?;
         let settings = keeper.settings().await?;
-        Ok(Registered { outcomes: keeper.outcomes(), settings, deleted: Vec::new() })
+        Ok(Registered { outcomes: keeper.outcomes(), settings, cleared: Vec::new() })
     }
 }

@@ -93,7 +93,7 @@ fn cups_sends_them_the_run_waits_and_a_rollback_undoes_it() {
         .says("1 device waiting: it goes on with its session, and the target has not connected all gateways")
         .says("roof-3: EUI 58A0CBFFFE801003")
         .says("the source's CUPS sends it, when it asks next")
-        .says("gateway roof-1 waits: it stays at the source until all devices of the run are done");
+        .says("gateways: 3 waiting (roof-1, roof-2, roof-3): it stays at the source until all devices of the run are done");
     assert!(world.target.record(Table::Ns, APP, &dev(ONE)).is_none());
     assert!(world.source.record(Table::Js, APP, &dev(ONE)).is_some());
     let told = gateway(&world.source, "roof-3").expect("there");
@@ -108,7 +108,9 @@ fn cups_sends_them_the_run_waits_and_a_rollback_undoes_it() {
     world.source.tts.connect_gateway(MANAGED, true).expect("memory");
     // All are there: the device moves and is cleared, then the gateways go that the source has no more.
     let ran = world.run().expect(0).says("1 device moved").says("gateways: 2 deleted at the source");
-    ran.says("gateway roof-2 waits: it stays at the source until it is connected to the target alone");
+    ran.says(
+        "gateways: 1 waiting (roof-2): it stays at the source until it is connected to the target alone",
+    );
     for (id, gone) in [(FULL, true), (MANAGED, false), ("roof-3", true)] {
         let at_source = gateway(&world.source, id).expect("its ID stays taken");
         assert_eq!(path::has(&at_source, "deleted_at"), gone, "{id}");
@@ -181,8 +183,8 @@ fn ctrl_c_ends_the_wait_and_what_a_source_restores_no_more_stays_on_the_target()
     });
     let child = world.start();
     asked.recv_timeout(Duration::from_secs(60)).expect("it waits");
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process ID"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");
     crate::world::Ran::of(child.wait_with_output().expect("it ends")).expect(130).says("1 device not begun");
     world.target.tts.unhook();
     world.target.tts.connect_gateway("roof-3", true).expect("memory");
