@@ -14,11 +14,11 @@ use super::scene::{FULL, MANAGED, ONE, config, full, gateway, put, same, text, w
 use crate::world::{APP, World, canaries, dev};
 
 /// What every run of these tests says of its gateways.
-const CUPS: &str = "api-keys = [\"lns\", \"cups\"]\ncups-redirect = true";
+pub const CUPS: &str = "api-keys = [\"lns\", \"cups\"]\ncups-redirect = true";
 const SOURCE: &str = "https://cups.source.example:443";
 
 /// A gateway that the source's CUPS has seen, and its key for it.
-fn managed(world: &World, id: &str, seed: u64) -> Station {
+pub fn managed(world: &World, id: &str, seed: u64) -> Station {
     let mut gateway = full(id, seed);
     let seen = (prost_reflect::MapKey::String("cups-last-seen".into()), text("2026-11-25T12:00:00Z"));
     path::set(&mut gateway, "attributes", Value::Map([seen].into()));
@@ -33,7 +33,7 @@ fn managed(world: &World, id: &str, seed: u64) -> Station {
 }
 
 /// A gateway with LoRa Basics Station: where it asks, and with which key.
-struct Station {
+pub struct Station {
     id: String,
     eui: Eui64,
     cups: String,

@@ -44,6 +44,7 @@ const BY_HAND: &[&str] = &[
     "ApplicationState",
     "Body",
     "Change",
+    "CupsAnswer",
     "DataFrame",
     "Downlink",
     "Found",
