@@ -10,7 +10,7 @@ use super::{
     load,
 };
 use crate::{
-    config::{ClearWhen, Config, Rehearsal, Side},
+    config::{ClearGateways, ClearWhen, Config, Rehearsal, Side},
     engine::{event::Sink, rehearse, run::Stop},
     model::ids::NetId,
     report::{Terminal, progress},
@@ -63,13 +63,17 @@ pub(super) async fn run(
             Some(job) => crate::engine::gateways::found(job).await?,
             None => Vec::new(),
         };
+        if let Embedded::Tts(source) = &source {
+            rehearse::mirror_gateways(&gateways, &source.tts)?;
+        }
         drop(real);
         let target = match &source {
             Embedded::Tts(source) if one_deployment => embedded::again(source, wire::Side::Target).await?,
             _ => embedded::start_tts(&target, wire::Side::Target).await?,
         };
-        // Nobody joins an embedded stack, and the real journal must know nothing of this.
+        // Nobody joins an embedded stack or connects to it, and the real journal must know nothing of this.
         config.clear.when = Some(ClearWhen::Verified);
+        config.clear.gateways = ClearGateways::Nothing;
         config.journal.path = folder.path.join("rehearsal.journal");
         config.journal.seal_key = None;
         // The embedded V2 does not limit anybody.
@@ -79,6 +83,7 @@ pub(super) async fn run(
         if let Some(gateways) = &mut config.gateways {
             // New API keys of an embedded stack are of use to nobody.
             gateways.keys_file = folder.path.join("gateway-keys.csv");
+            gateways.wait = None;
         }
         let mut sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink)?;
         if let Some(job) = &mut sides.gateways {

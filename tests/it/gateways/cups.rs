@@ -173,7 +173,8 @@ fn ctrl_c_ends_the_wait_and_what_a_source_restores_no_more_stays_on_the_target()
     let world = world_of_cups();
     managed(&world, "roof-3", 3);
     let clear = "[clear]\nmode = \"keys\"\ngateways = \"delete\"";
-    config(&world, &format!("ids = [\"roof-3\"]\n{CUPS}\nwait = \"10m\""), clear);
+    let which = format!("ids = [\"roof-3\"]\n{CUPS}\nwait = \"10m\"");
+    config(&world, &which, clear);
     let (sender, asked) = std::sync::mpsc::channel();
     world.target.tts.on_call(move |call| {
         if call.rpc() == "Gs/GetGatewayConnectionStats" {
@@ -189,7 +190,11 @@ fn ctrl_c_ends_the_wait_and_what_a_source_restores_no_more_stays_on_the_target()
     world.target.tts.unhook();
     world.target.tts.connect_gateway("roof-3", true).expect("memory");
     world.source.tts.connect_gateway("roof-3", false).expect("memory");
-    world.run().expect(0).says("gateways: 1 deleted at the source");
+    config(&world, &which, &format!("{clear}\nhold = true"));
+    world.run().expect(0);
+    assert!(!path::has(&gateway(&world.source, "roof-3").expect("there"), "deleted_at"), "held");
+    config(&world, &which, clear);
+    world.call("clear", &["--yes"]).expect(0).says("gateways: 1 deleted at the source");
     // Two days later.
     let mut deleted = gateway(&world.source, "roof-3").expect("its ID stays taken");
     path::set(&mut deleted, "deleted_at", Value::Message(proto::message("google.protobuf.Timestamp")));
