@@ -132,7 +132,9 @@ fn gateways(
             api_keys: gateways.api_keys.clone(),
             frequency_plans: config.transform.frequency_plans.clone(),
             allowed: config.transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
+            cups_redirect: gateways.cups_redirect,
         },
+        wait: gateways.wait,
         keys_file: gateways.keys_file.clone(),
         ca,
         max: gateways.max,
@@ -197,6 +199,7 @@ pub fn pace(config: &Config) -> Pace {
         max_devices: config.clear.max_devices,
         integrations: config.clear.integrations,
         api_keys: config.clear.api_keys,
+        gateways: config.clear.gateways,
         only_begun: false,
     }
 }

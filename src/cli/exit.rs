@@ -65,6 +65,7 @@ impl Exit {
                     .belongings
                     .iter()
                     .chain(&summary.gateways.outcomes)
+                    .chain(&summary.gateways.cleared)
                     .any(|(_, outcome)| which(outcome))
         };
         if summary.locked {

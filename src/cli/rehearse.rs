@@ -10,7 +10,7 @@ use super::{
     load,
 };
 use crate::{
-    config::{ClearWhen, Config, Rehearsal, Side},
+    config::{ClearGateways, ClearWhen, Config, Rehearsal, Side},
     engine::{event::Sink, rehearse, run::Stop},
     model::ids::NetId,
     report::{Terminal, progress},
@@ -64,13 +64,17 @@ pub(super) async fn run(
             None => Vec::new(),
         };
         let keys_in_use = real.jobs.first().map(|job| job.keys_in_use.clone()).unwrap_or_default();
+        if let Embedded::Tts(source) = &source {
+            rehearse::mirror_gateways(&gateways, &source.tts)?;
+        }
         drop(real);
         let target = match &source {
             Embedded::Tts(source) if one_deployment => embedded::again(source, wire::Side::Target).await?,
             _ => embedded::start_tts(&target, wire::Side::Target).await?,
         };
-        // Nobody joins an embedded stack, and the real journal must know nothing of this.
+        // Nobody joins an embedded stack or connects to it, and the real journal must know nothing of this.
         config.clear.when = Some(ClearWhen::Verified);
+        config.clear.gateways = ClearGateways::Nothing;
         config.journal.path = folder.path.join("rehearsal.journal");
         config.journal.seal_key = None;
         // The embedded V2 does not limit anybody.
@@ -80,6 +84,7 @@ pub(super) async fn run(
         if let Some(gateways) = &mut config.gateways {
             // New API keys of an embedded stack are of use to nobody.
             gateways.keys_file = folder.path.join("gateway-keys.csv");
+            gateways.wait = None;
         }
         if let Some(file) = &mut config.integrations.keys_file {
             *file = folder.path.join("application-keys.csv");

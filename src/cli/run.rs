@@ -126,8 +126,9 @@ pub(super) async fn carry_out(
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
         let around = ready.applications.iter().map(|ready| ready.belongings.changes()).sum();
         let registers = plan.gateways.have_work();
-        let question = || question((going, around, registers), config, pace.hold);
-        let changes = going + around > 0 || registers;
+        let deletes = if pace.hold { 0 } else { plan.gateways.deletes() };
+        let question = || question((going, around, registers, deletes), config, pace.hold);
+        let changes = going + around + deletes > 0 || registers;
         if changes && is_real(config) && !consent.yes && !asked(terminal, "plan", question)? {
             terminal.talk("nothing was changed");
             return Ok(None);
@@ -169,13 +170,22 @@ pub(super) fn asked(
         .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the answer: {e}"), None))
 }
 
-fn question((going, around, registers): (usize, usize, bool), config: &Config, hold: bool) -> String {
+fn question(
+    (going, around, registers, deletes): (usize, usize, bool, usize),
+    config: &Config,
+    hold: bool,
+) -> String {
     let v2 = is_v2(&config.source);
     let around = if around > 0 { format!(", and {around} things around them,") } else { String::new() };
     let first =
         if registers { format!("Register gateways at {}. ", place(&config.target)) } else { String::new() };
+    let last = if deletes > 0 {
+        format!(" Then {deletes} gateways are deleted there, each once the target has it connected.")
+    } else {
+        String::new()
+    };
     format!(
-        "{first}Move {}{around} from {} to {}? At the source {}.",
+        "{first}Move {}{around} from {} to {}? At the source {}.{last}",
         report::plan::devices(going),
         place(&config.source),
         place(&config.target),

@@ -225,6 +225,10 @@ pub struct Gateways {
     pub api_keys: Vec<GatewayKey>,
     /// Where these go.
     pub keys_file: PathBuf,
+    /// The source's CUPS sends them to the target's.
+    pub cups_redirect: bool,
+    /// How long the run waits for them before sessions go along.
+    pub wait: Option<Duration>,
     /// The API key at the source instead of the source's.
     pub api_key: Option<SecretRef>,
     /// No more than this.
@@ -295,6 +299,21 @@ pub enum ClearApiKeys {
 impl ClearApiKeys {
     /// Every way with its word in the file.
     pub const ALL: [(&'static str, Self); 2] = [("nothing", Self::Nothing), ("expire", Self::Expire)];
+}
+
+/// What becomes of the source's gateways once all devices of the run are cleared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClearGateways {
+    /// They stay as they are.
+    #[default]
+    Nothing,
+    /// Those that the target has connected go.
+    Delete,
+}
+
+impl ClearGateways {
+    /// Every way with its word in the file.
+    pub const ALL: [(&'static str, Self); 2] = [("nothing", Self::Nothing), ("delete", Self::Delete)];
 }
 
 /// What changes on the way.
@@ -385,6 +404,8 @@ pub struct Clear {
     pub integrations: ClearIntegrations,
     /// What becomes of API keys.
     pub api_keys: ClearApiKeys,
+    /// What becomes of the gateways.
+    pub gateways: ClearGateways,
 }
 
 /// What goes at the source.
@@ -455,6 +476,7 @@ impl Default for Clear {
             max_devices: 1000,
             integrations: ClearIntegrations::Nothing,
             api_keys: ClearApiKeys::Nothing,
+            gateways: ClearGateways::Nothing,
         }
     }
 }

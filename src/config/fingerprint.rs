@@ -6,8 +6,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     checked::{
-        Application, ClearApiKeys, ClearIntegrations, Config, Gateways, IdFrom, Owner, Side, Stack,
-        Transform, WhichGateways,
+        Application, ClearApiKeys, ClearGateways, ClearIntegrations, Config, Gateways, IdFrom, Owner, Side,
+        Stack, Transform, WhichGateways,
     },
     devices::Devices,
 };
@@ -51,6 +51,9 @@ impl Config {
         if self.clear.api_keys != ClearApiKeys::Nothing {
             pinned.push(("clear.api-keys".to_owned(), "expire".to_owned()));
         }
+        if self.clear.gateways != ClearGateways::Nothing {
+            pinned.push(("clear.gateways".to_owned(), "delete".to_owned()));
+        }
         pinned
     }
 }
@@ -65,6 +68,10 @@ impl Config {
             ("people.users".to_owned(), pairs(&self.people.users)),
             ("people.organizations".to_owned(), pairs(&self.people.organizations)),
             ("clear.hold".to_owned(), self.clear.hold.to_string()),
+            (
+                "gateways.cups-redirect".to_owned(),
+                self.gateways.as_ref().is_some_and(|g| g.cups_redirect).to_string(),
+            ),
             ("clear.max-devices".to_owned(), self.clear.max_devices.to_string()),
         ]);
         all

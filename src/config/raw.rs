@@ -229,9 +229,9 @@ section! {
 }
 
 section! {
-    /// Gateways that are registered at the target as they are at the source, before the devices; nothing is changed at the source.
+    /// Gateways that are registered at the target as they are at the source, before the devices.
     /// Exactly one of `ids`, `file`, `glob`, `owner` and, with V2 as the source, `list`. A gateway goes on where it is connected until
-    /// somebody changes its own settings: the summary says to what ([gateways.md](gateways.md)).
+    /// somebody changes its own settings, or CUPS does: the summary says to what ([gateways.md](gateways.md)).
     RawGateways is "table" {
         /// These gateway IDs.
         "ids" ids: Many, default "none", example r#"["roof-1", "roof-2"]"#;
@@ -246,13 +246,15 @@ section! {
         /// How gateway IDs change.
         "id" id: RawGatewayId, default "the same ID", example r#"{ prefix = "acme-" }"#;
         /// New API keys at the target: `lns` for a gateway that connects to the LNS, `cups` for one that is managed by CUPS.
-        "api-keys" api_keys: Vec<At<String>>, default "none", example r#"["lns"]"#;
+        "api-keys" api_keys: Vec<At<String>>, default "none", example r#"["lns", "cups"]"#;
         /// The file that gets the new API keys, which are sealed in the journal and nowhere else; only its owner can read it.
         "keys-file" keys_file: String, default "`\"gateway-keys.csv\"`", example r#""gateway-keys.csv""#;
         /// The API key for gateways at the source.
         "api-key" api_key: Reference, default "that of the source", example r#"{ env = "GATEWAYS_API_KEY" }"#;
-        /// Move Basics Station gateways by the source's CUPS: not in this release.
-        "cups-redirect" cups_redirect: Later, default "none", example "";
+        /// The source's CUPS sends the gateways that it manages to the target's. Needs `api-keys = ["lns", "cups"]`.
+        "cups-redirect" cups_redirect: bool, default "false", example "true";
+        /// Before the first device whose session goes along, wait until the target has all gateways connected, and no longer than this.
+        "wait" wait: String, default "no wait", example r#""10m""#;
         /// Nothing is done when there are more gateways than this.
         "max-gateways" max_gateways: u64, default "100", example "100";
     }
@@ -370,6 +372,9 @@ section! {
         /// What becomes of the source's API keys that were copied, once all devices of their application are cleared: `nothing`, or
         /// `expire`: they are of no use any more a minute later, until a rollback gives them their time back.
         "api-keys" api_keys: String, default "`\"nothing\"`", example r#""expire""#;
+        /// What becomes of the source's gateways that were registered at the target, once all devices of the run are cleared and
+        /// each is connected to the target: `nothing` or `delete`.
+        "gateways" gateways: String, default "`\"nothing\"`", example r#""delete""#;
         /// Stop before the first clear; the same run without it goes on.
         "hold" hold: bool, default "false", example "true";
         /// The run stops before the first clear when it would clear more devices than this.

@@ -97,6 +97,7 @@ fn defaults_are_the_safe_ones() {
             max_devices: 1000,
             integrations: ClearIntegrations::Nothing,
             api_keys: ClearApiKeys::Nothing,
+            gateways: ClearGateways::Nothing
         }
     );
     assert_eq!(config.journal.path, Path::new("migration.journal"));
@@ -231,7 +232,8 @@ fn the_example_of_every_key_is_valid() {
             let header =
                 if key.kind == "list" { format!("\n[[{}]]", key.name) } else { format!("\n[{}]", key.name) };
             let without: &[&str] = match (key.name, v2) {
-                ("gateways", true) => &["ids", "file", "glob", "owner"],
+                ("gateways", true) => &["ids", "file", "glob", "owner", "cups-redirect"],
+                ("clear", true) => &["gateways"],
                 ("gateways", false) => &["ids", "file", "glob", "list"],
                 ("application", true) => &["copy"],
                 ("integrations", true) => &["keys-file"],
@@ -276,12 +278,14 @@ fn broken_files() {
         ("bad_transform", with("[transform]\nfrequency-plan = { EU = '' }\ndevice-id = { prefix = 'Acme_', rename = 'yes' }\nattributes = { 'A b' = 'c' }\nmac-version = '2.0'\nphy-version = { '[a' = '1.0.2-b', default = '9' }")),
         ("both_sides_wrong", "[source]\naddress = 'x'\n[target.tts]\n[target.rehearsal]\n[[application]]\n".to_owned()),
         ("unknown_stack", with("").replace("[source.tts]", "[source.ttn]")),
-        ("not_in_this_release", with("[source.chirpstack]\nanything = 1\n[gateways]\nids = ['roof-1']\ncups-redirect = true\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
+        ("not_in_this_release", with("[source.chirpstack]\nanything = 1\n[rollout]\nbatches = [1, '10%']\ngate = { seen = '80%' }")),
         ("ttn_v2", "[source.ttn-v2]\naccess-key = 'ttn-account-v2.CANARY'\ndiscovery-server = 'http://a'\ndiscovery-insecure = true\nhandler = 'b:x'\n[target.rehearsal]\nstack = 'ttn-v2'\n[[application]]\nsource = 'My_App'\n[[application]]\nsource = 'my_app'\ndevices = { ids = ['a_b', 'a__b'] }\ncopy = ['formatters', 'webhooks']\n[clear]\nmode = 'mute'".to_owned()),
         ("ttn_v2_needs", "[source.ttn-v2]\napp-id = 'my_app'\n[target.rehearsal]".to_owned()),
         ("ttn_v2_keys_at_tts", with("[[application]]\nsource = 'app-1'\naccess-key = { env = 'SOURCE_API_KEY' }")),
         ("file_side", "[source.file]\npath = 'devices.json'\n[target.file]\n[[application]]\nsource = 'my-app'".to_owned()),
         ("gateways", with("[gateways]\nids = []\nglob = 'roof-*'\nid = { prefix = 'Acme_' }\napi-keys = ['LNS']\nclear = 'delete'")),
+        ("gateways_that_go", with("[gateways]\nids = ['roof-1']\napi-keys = ['cups']\ncups-redirect = true\nwait = '2d'\n[clear]\ngateways = 'delete'")),
+        ("gateways_of_ttn_v2_that_go", "[source.ttn-v2]\napp-id = 'my_app'\naccess-key = { env = 'SOURCE_API_KEY' }\n[target.rehearsal]\n[gateways]\nlist = [{ id = 'roof-1', eui = '58A0CBFFFE800001', frequency-plan = 'EU_863_870_TTN' }]\ncups-redirect = true\n[clear]\ngateways = 'delete'".to_owned()),
         ("gateway_list", with("[gateways]\nlist = [{ id = 'roof-1', eui = '58A0' }, { id = 'Roof', eui = '58A0CBFFFE800001', frequency-plan = 'EU_863_870_TTN' }]\nkeys-file = 'x.csv'")),
         ("gateways_of_ttn_v2", "[source.ttn-v2]\napp-id = 'my_app'\naccess-key = { env = 'SOURCE_API_KEY' }\n[target.rehearsal]\n[gateways]\nglob = '*'".to_owned()),
         ("gateways_of_nobody", with("[gateways]\nowner = { user = 'jane', organization = 'acme' }\napi-keys = ['lns']\nkeys-file = 'no-such/keys.csv'\n[journal]\npath = 'x'")),

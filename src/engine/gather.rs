@@ -1,7 +1,7 @@
 //! Reads both sides and makes the plan. Nothing is changed here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -26,7 +26,6 @@ use crate::{
         self, ApplicationPlan, Begun, Input, Verdict,
         facts::TargetFacts,
         finding::{Finding, Kind, Severity},
-        gateways::hearing::Heard,
         radio,
         transform::Found,
     },
@@ -70,8 +69,6 @@ pub struct Prepared {
     pub mutes_target: bool,
     /// What the application has besides its devices.
     pub belongings: Belongings,
-    /// Who heard its devices lately, by device ID at the source.
-    pub heard: BTreeMap<String, Heard>,
 }
 
 /// Plans one application.
@@ -123,9 +120,6 @@ pub async fn application(
     }
     facts.renames = plan::identity::renames(all.iter().map(DeviceId::as_str), &job.wishes);
     mac_defaults(&inputs, job, &mut facts).await?;
-    let heard =
-        inputs.iter().filter_map(|i| Some((i.id.to_string(), Heard::of(&i.found.records.ns.as_ref()?.0))));
-    let heard = heard.filter(|(_, heard)| !heard.is_nobody()).collect();
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     findings.extend(plan::others(&devices, &existing));
     if findings.iter().any(Finding::blocks) {
@@ -147,7 +141,7 @@ pub async fn application(
         devices,
     };
     let mutes_target = !job.source.can_be_muted();
-    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment, mutes_target, belongings, heard }))
+    Ok((plan, Prepared { state, facts: Arc::new(facts), one_deployment, mutes_target, belongings }))
 }
 
 /// An application that both sides created at the same moment is one application: then nothing can exist twice.

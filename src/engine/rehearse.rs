@@ -15,6 +15,7 @@ use crate::{
     model::ids::DeviceId,
     plan::{
         belongings::{Ids, Sort},
+        gateways,
         transform::{Found, device_id},
     },
     rehearsal::{
@@ -77,6 +78,18 @@ pub async fn mirror(job: &Job, into: Mirror<'_>, in_flight: usize) -> Result<(),
         (AnySource::TtnV2(source), Mirror::TtnV2(into)) => of_ttn_v2(job, source, into, in_flight).await,
         _ => Ok(()),
     }
+}
+
+/// Puts the gateways into an embedded stack, as the source has them.
+///
+/// # Errors
+/// When the embedded stack cannot store them.
+pub fn mirror_gateways(gateways: &[gateways::Found], into: &Arc<Tts>) -> Result<(), RunError> {
+    let mut store = into.store();
+    for gateway in gateways {
+        store.put(Table::Gateways, &gateway.id, gateway.message.clone())?;
+    }
+    Ok(())
 }
 
 async fn application(source: &TtsSource, into: &Arc<Tts>) -> Result<(), RunError> {

@@ -158,7 +158,31 @@ impl Rollback<'_> {
         if self.stop.drain.is_cancelled() || self.gateways(jobs, chosen).await?.is_empty() {
             return Ok(());
         }
-        let (Some(gateways), Some(job)) = (self.gateways, jobs.first()) else { return Ok(()) };
+        let Some((lock, keeper, abort)) = self.gateway_keeper(jobs).await? else { return Ok(()) };
+        self.unless_stopped(&abort, keeper.take_back()).await?;
+        summary.gateways.outcomes = keeper.outcomes();
+        lock.give_back(self.stop).await;
+        Ok(())
+    }
+
+    /// Puts back what was done to gateways at the source, before the devices come back to it.
+    async fn restore_gateways(&self, jobs: &[Job], chosen: &Chosen) -> Result<(), RunError> {
+        let changed = |gateway: &GatewayReturn| gateway.restored || gateway.redirected;
+        if !self.gateways(jobs, chosen).await?.iter().any(changed) {
+            return Ok(());
+        }
+        let Some((lock, keeper, abort)) = self.gateway_keeper(jobs).await? else { return Ok(()) };
+        self.unless_stopped(&abort, keeper.restore_source()).await?;
+        lock.give_back(self.stop).await;
+        Ok(())
+    }
+
+    /// Works on gateways under the lock of the applications of the first job that are there.
+    async fn gateway_keeper(
+        &self,
+        jobs: &[Job],
+    ) -> Result<Option<(Lock, GatewayKeeper<'_>, CancellationToken)>, RunError> {
+        let (Some(gateways), Some(job)) = (self.gateways, jobs.first()) else { return Ok(None) };
         let ids = ["ids".to_owned()];
         let exists = match job.target.stack().application(job.target.app(), &ids).await {
             Ok(found) => found.is_some(),
@@ -168,10 +192,7 @@ impl Rollback<'_> {
         let abort = self.stop.abort.child_token();
         let lock = Lock::of_those_there(job, exists, &self.lock, self.events, &abort);
         let keeper = GatewayKeeper::of(gateways, self.journal, &lock, self.events).await?;
-        self.unless_stopped(&abort, keeper.take_back()).await?;
-        summary.gateways.outcomes = keeper.outcomes();
-        lock.give_back(self.stop).await;
-        Ok(())
+        Ok(Some((lock, keeper, abort)))
     }
 
     /// Takes away what an interrupted rollback may have left where no device is left to bring back: our markers, and an
@@ -198,6 +219,7 @@ impl Rollback<'_> {
     pub async fn carry_out(&self, jobs: &[Job], chosen: &Chosen) -> Result<Summary, RunError> {
         let mut summary = Summary::default();
         let mut failures = Failures { count: 0, max: self.pace.max_failures };
+        self.restore_gateways(jobs, chosen).await?;
         for job in jobs {
             let keys = self.begun(job, chosen).await?;
             let abort = self.stop.abort.child_token();

@@ -11,22 +11,22 @@ use super::{
     belongings::{Belongings, Keeper},
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
-    gateways::{self, GatewayJob, Registration},
+    gateways::{self, GatewayJob},
     gather::{self, Prepared},
     guarded::Guarded,
     keys_file::KeysFile,
     lock::{Lock, LockError, Terms},
     log::{DeviceLog, LogError},
+    radio_path,
 };
 use crate::{
-    config::{ClearApiKeys, ClearIntegrations, ClearMode, ClearWhen, Selection},
+    config::{ClearApiKeys, ClearGateways, ClearIntegrations, ClearMode, ClearWhen, Selection},
     journal::{self, DeviceKey, JournalHandle},
     model::ids::DeviceId,
     plan::{
         ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
         finding::{Finding, Kind},
-        gateways::hearing,
     },
     source::any::AnySource,
     target::tts::TtsTarget,
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// One application to move.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Job {
     /// Where from.
     pub source: AnySource,
@@ -81,6 +81,8 @@ pub struct Pace {
     pub integrations: ClearIntegrations,
     /// What becomes of the source's API keys then.
     pub api_keys: ClearApiKeys,
+    /// What becomes of the source's gateways after that.
+    pub gateways: ClearGateways,
     /// True: only devices that an earlier run began are gone on with.
     pub only_begun: bool,
 }
@@ -149,7 +151,7 @@ pub async fn plan(
     pace: &Pace,
     events: &Sink,
 ) -> Result<(Arc<Plan>, Ready), RunError> {
-    let gateways = gateways.filter(|_| !pace.only_begun);
+    let delete = pace.gateways == ClearGateways::Delete;
     let mut plan = Plan::default();
     let mut prepared = Vec::new();
     for job in jobs {
@@ -163,13 +165,15 @@ pub async fn plan(
         prepared.push(ready);
     }
     let mut fresh = Vec::new();
-    if let Some(job) = gateways {
+    if let (Some(job), Some(journal), true) = (gateways, journal, pace.only_begun && delete) {
+        plan.gateways = gateways::to_clear(job, journal).await?;
+    }
+    if let Some(job) = gateways.filter(|_| !pace.only_begun) {
         let one_deployment = prepared.iter().any(|ready| ready.one_deployment);
-        (plan.gateways, fresh) = gateways::read(job, journal, one_deployment).await?;
-        let moving = plan.gateways.moving();
-        for (application, ready) in plan.applications.iter_mut().zip(&prepared).filter(|_| !one_deployment) {
-            application.findings.extend(hearing::findings(&application.devices, &ready.heard, &moving));
-        }
+        (plan.gateways, fresh) = gateways::read(job, journal, one_deployment, delete).await?;
+    }
+    if !pace.only_begun {
+        radio_path::look(jobs, &mut plan, &prepared, pace.in_flight).await?;
     }
     let plan = Arc::new(plan);
     events.send(Event::Planned(Arc::clone(&plan)));
@@ -220,9 +224,11 @@ impl Dispatcher<'_> {
         self.events.send(Event::Started { devices: going });
         let mut summary = Summary::default();
         self.register(&jobs, plan, &ready, &mut summary).await?;
+        let applications = self.after_the_wait(plan).await;
         let prepared = ready.applications;
+        let last = self.last(&jobs, &prepared);
         let mut failures = Failures { count: 0, max: self.pace.max_failures };
-        for ((job, application), ready) in jobs.into_iter().zip(&plan.applications).zip(prepared) {
+        for ((job, application), ready) in jobs.into_iter().zip(&applications).zip(prepared) {
             settle(application, &mut summary);
             let devices = going_in(application).count();
             let abort = self.stop.abort.child_token();
@@ -246,6 +252,9 @@ impl Dispatcher<'_> {
             moved?;
         }
         summary.new_keys = self.write_keys().await?;
+        if let Some(last) = last {
+            self.clear_gateways(last, &mut summary).await?;
+        }
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
         summary.interrupted = self.stop.drain.is_cancelled();
         summary.tally = self.events.tally();
@@ -257,23 +266,6 @@ impl Dispatcher<'_> {
         let Some(file) = self.keys_file else { return Ok(None) };
         let keys = file.write(self.journal).await?;
         Ok((keys > 0).then(|| (file.path.clone(), keys)))
-    }
-
-    /// Registers the gateways.
-    async fn register(
-        &self,
-        jobs: &[Job],
-        plan: &Plan,
-        ready: &Ready,
-        summary: &mut Summary,
-    ) -> Result<(), RunError> {
-        let (Some(job), false) = (self.gateways, self.pace.only_begun) else { return Ok(()) };
-        let (Some(first), Some(prepared)) = (jobs.first(), ready.applications.first()) else { return Ok(()) };
-        let first = (first, !prepared.state.is_new());
-        let registration = Registration { job, plan: &plan.gateways, fresh: &ready.gateways };
-        let done = registration.carry_out(first, self.journal, &self.lock, self.events, self.stop).await?;
-        summary.gateways = done;
-        Ok(())
     }
 
     /// How many devices this run may clear at the source.

@@ -187,6 +187,10 @@ kinds! {
     GatewayContact = "gateway-contact", Warning, "";
     /// What a gateway hands out at the source is of no use on the target.
     GatewaySecret = "gateway-secret", Warning, "";
+    /// The source's CUPS does not send a gateway to the target, or might not.
+    CupsRedirect = "cups-redirect", Warning, "";
+    /// A gateway that is deleted at the source comes back only for a while.
+    GatewayDelete = "gateway-delete", Warning, "";
     /// Who hears the devices whose session is kept.
     RadioPath = "radio-path", Warning, "";
     /// An integration on the target differs.

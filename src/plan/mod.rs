@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use facts::{TargetFacts, Wishes};
 use finding::{Finding, Kind, Severity};
+use gateways::hearing::Heard;
 use session::{Activation, Carry};
 use transform::{Found, Transformed};
 
@@ -88,6 +89,8 @@ pub struct DevicePlan {
     pub calls: u32,
     /// True when an earlier run began it.
     pub was_begun: bool,
+    /// Who heard it lately at the source.
+    pub heard: Heard,
 }
 
 /// What the run does with a device.
@@ -204,6 +207,7 @@ fn device(
             findings: Vec::new(),
             calls: if begun.finished { 0 } else { 20 },
             was_begun: true,
+            heard: Heard::default(),
         };
     }
     let components: Vec<_> = input.found.records.present().map(|(c, _)| c).collect();
@@ -223,6 +227,7 @@ fn device(
         carry: transformed.carry,
         calls: calls(&input.found, &transformed),
         was_begun: false,
+        heard: input.found.records.ns.as_ref().map(|ns| Heard::of(&ns.0)).unwrap_or_default(),
         verdict: verdict(&transformed.findings),
         findings: transformed.findings,
         components,

@@ -306,6 +306,16 @@ const MEANINGS: &[(Kind, &str)] = {
              With `api-keys = [\"lns\"]` the new key takes its place.",
         ),
         (
+            K::CupsRedirect,
+            "With `gateways.cups-redirect`: the source's CUPS is not told to send this gateway to the target, with the reason; or \
+             what holds for all that it is told to send ([gateways.md](gateways.md)).",
+        ),
+        (
+            K::GatewayDelete,
+            "With `clear.gateways = \"delete\"`: a rollback restores a gateway at the source only as long as the source does so, 24 \
+             hours unless its operator has set another time, and its EUI only if nobody has taken it.",
+        ),
+        (
             K::RadioPath,
             "Devices that keep their session are heard at the source, and by no gateway that moves: the target hears them only \
              through gateways that are connected to it, or, for addresses in its blocks, by roaming.",

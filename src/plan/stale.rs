@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     ApplicationPlan, DevicePlan, Plan,
-    finding::{Finding, Severity},
-    gateways::GatewayPlan,
+    finding::{Finding, Kind, Severity},
+    gateways::{GatewayPlan, redirect::Redirect},
 };
 
 /// Version of the file.
@@ -239,14 +239,22 @@ fn list(names: &BTreeSet<String>) -> String {
     names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// What a person would decide by: kinds from warnings up, not their words, which hold addresses and counts.
+/// What a person would decide by: kinds from warnings up, not their words, which hold addresses and counts. Who hears a device
+/// moves with its next uplink.
 fn findings(all: &[Finding]) -> BTreeSet<String> {
-    all.iter().filter(|f| f.severity >= Severity::Warning).map(|f| f.kind.name().to_owned()).collect()
+    let decisive = all.iter().filter(|f| f.severity >= Severity::Warning && f.kind != Kind::RadioPath);
+    decisive.map(|f| f.kind.name().to_owned()).collect()
 }
 
 fn gateway(plan: &GatewayPlan) -> (String, String) {
     let words = list(&findings(&plan.findings));
-    (plan.id.clone(), format!("{} as {} {words}", plan.verdict.name(), plan.target_id).trim_end().to_owned())
+    let redirect = match plan.redirect {
+        Redirect::Set => ", sent by CUPS",
+        _ => "",
+    };
+    let delete = if plan.delete { ", deleted at the source" } else { "" };
+    let all = format!("{} as {}{redirect}{delete} {words}", plan.verdict.name(), plan.target_id);
+    (plan.id.clone(), all.trim_end().to_owned())
 }
 
 impl From<&ApplicationPlan> for Application {
@@ -305,6 +313,7 @@ mod tests {
             findings: vec![Finding::new(Kind::OutsidePrefixes, "DevAddr 260B0001")],
             calls: 30,
             was_begun: false,
+            heard: Default::default(),
         };
         let application = ApplicationPlan {
             source: AppId::unchecked("meters"),

@@ -1,6 +1,6 @@
 //! Gateways in plans, summaries and rollbacks.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ use crate::{
         finding::Finding,
         gateways::{
             GatewayPlan, GatewaysPlan,
+            redirect::Redirect,
             settings::{Settings, UDP_PORT},
         },
     },
@@ -34,16 +35,19 @@ pub(super) fn plan(out: &mut String, plan: &GatewaysPlan) {
         return;
     }
     let _ = writeln!(out, "{}", paint(HEAD, "gateways"));
-    type Which = fn(Verdict) -> bool;
-    let lines: [(Which, String, &str); 5] = [
-        (|v| v == Verdict::Create, paint(GOOD, "+"), "to be registered"),
-        (|v| matches!(v, Verdict::Resume(_)), paint(WARN, "~"), "to go on with"),
-        (|v| matches!(v, Verdict::Done | Verdict::Equal), "=".into(), "there"),
-        (|v| v == Verdict::Differs, paint(WARN, "!"), "there with other values, which stay"),
-        (|v| v == Verdict::Stop, paint(BAD, "x"), "not registered"),
+    type Which = fn(&GatewayPlan) -> bool;
+    let lines: [(Which, String, &str); 8] = [
+        (|g| g.verdict == Verdict::Create, paint(GOOD, "+"), "to be registered"),
+        (|g| matches!(g.verdict, Verdict::Resume(_)), paint(WARN, "~"), "to go on with"),
+        (|g| matches!(g.verdict, Verdict::Done | Verdict::Equal), "=".into(), "there"),
+        (|g| g.verdict == Verdict::Differs, paint(WARN, "!"), "there with other values, which stay"),
+        (|g| g.verdict == Verdict::Stop, paint(BAD, "x"), "not registered"),
+        (|g| g.redirect == Redirect::Set, paint(GOOD, "+"), "to be sent to the target by the source's CUPS"),
+        (|g| g.redirect == Redirect::There, "=".into(), "sent to the target by the source's CUPS"),
+        (|g| g.delete, paint(WARN, "-"), "to be deleted at the source once the target has them connected"),
     ];
     for (which, sign, words) in lines {
-        let some: Vec<_> = plan.gateways.iter().filter(|g| which(g.verdict)).collect();
+        let some: Vec<_> = plan.gateways.iter().filter(|g| which(g)).collect();
         if some.is_empty() {
             continue;
         }
@@ -110,6 +114,8 @@ pub(super) fn plan_json(plan: &GatewaysPlan) -> Vec<Value> {
             "eui": g.eui.map(|eui| eui.to_string()),
             "verdict": g.verdict.name(),
             "api_keys": g.keys.iter().map(|key| key.word()).collect::<Vec<_>>(),
+            "cups_redirect": g.redirect.name(),
+            "delete_at_source": g.delete,
             "findings": findings(&g.findings),
         })
     };
@@ -119,7 +125,7 @@ pub(super) fn plan_json(plan: &GatewaysPlan) -> Vec<Value> {
 /// What became of them, and what has to be changed in their own settings: that alone moves them.
 pub(super) fn summary(out: &mut String, gateways: &Registered) {
     let count = |which: fn(&Outcome) -> bool| gateways.outcomes.iter().filter(|(_, o)| which(o)).count();
-    let lines: [(String, usize, &str); 3] = [
+    let lines: [(String, usize, &str); 4] = [
         (paint(GOOD, "+"), count(|o| *o == Outcome::Done), "registered"),
         (
             paint(GOOD, "-"),
@@ -127,14 +133,19 @@ pub(super) fn summary(out: &mut String, gateways: &Registered) {
             "taken back: their IDs stay taken on the target",
         ),
         ("=".to_owned(), count(|o| *o == Outcome::Already), "there before"),
+        (
+            paint(GOOD, "-"),
+            gateways.cleared.iter().filter(|(_, o)| *o == Outcome::Done).count(),
+            "deleted at the source",
+        ),
     ];
     for (sign, count, words) in lines.into_iter().filter(|(_, count, _)| *count > 0) {
         let _ = writeln!(out, "  {sign} gateways: {count} {words}");
     }
-    for (id, outcome) in &gateways.outcomes {
+    waiting(out, gateways);
+    for (id, outcome) in gateways.outcomes.iter().chain(&gateways.cleared) {
         let (why, fix) = match outcome {
-            Outcome::Done | Outcome::Already | Outcome::RolledBack => continue,
-            Outcome::Waiting(what) => (format!("gateway {id} waits: {what}"), String::new()),
+            Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Waiting(_) => continue,
             Outcome::Stopped(why) => (format!("gateway {id} in the middle: {why}"), String::new()),
             Outcome::Refused(all) => {
                 all.first().map_or_else(Default::default, |f| (f.to_string(), f.fix.clone()))
@@ -147,6 +158,20 @@ pub(super) fn summary(out: &mut String, gateways: &Registered) {
         }
     }
     settings(out, &gateways.settings);
+}
+
+/// Those that wait, together where they wait for the same.
+fn waiting(out: &mut String, gateways: &Registered) {
+    let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (id, outcome) in gateways.outcomes.iter().chain(&gateways.cleared) {
+        if let Outcome::Waiting(what) = outcome {
+            groups.entry(what).or_default().push(id.clone());
+        }
+    }
+    for (what, names) in groups {
+        let count = names.len();
+        let _ = writeln!(out, "  {} gateways: {count} waiting ({}): {what}", paint(WARN, "…"), short(names));
+    }
 }
 
 /// The addresses are those of the target, and the same for all; what differs has a line for each.
@@ -177,7 +202,8 @@ fn settings(out: &mut String, all: &[(String, Settings)]) {
         let keys: Vec<_> = one.keys.iter().map(|(kind, id)| format!("{} key {id}", kind.word())).collect();
         let keys = if keys.is_empty() { "no new API key".to_owned() } else { keys.join(", ") };
         let udp = if one.authenticated { "; not by UDP: it must authenticate" } else { "" };
-        let _ = writeln!(out, "      {}: {eui}; {keys}{udp}", one.id);
+        let sent = if one.redirected { "; the source's CUPS sends it, when it asks next" } else { "" };
+        let _ = writeln!(out, "      {}: {eui}; {keys}{udp}{sent}", one.id);
     }
 }
 
@@ -189,6 +215,8 @@ pub(super) fn summary_json(gateways: &Registered) -> Vec<Value> {
         let mut body = outcome(ended);
         body["gateway"] = json!(id);
         body["settings"] = settings(id).unwrap_or(Value::Null);
+        let cleared = gateways.cleared.iter().find(|(of, _)| of == id);
+        body["at_source"] = cleared.map_or(Value::Null, |(_, cleared)| outcome(cleared));
         body
     };
     gateways.outcomes.iter().map(one).collect()
@@ -201,6 +229,7 @@ fn settings_json(settings: &Settings) -> Value {
     json!({
         "target_gateway": settings.id,
         "eui": settings.eui.map(|eui| eui.to_string()),
+        "sent_by_cups": settings.redirected,
         "semtech_udp": if settings.authenticated { Value::Null } else { udp },
         "basics_station_lns": { "uri": settings.lns_uri(), "trust": settings.trust(), "key": key(GatewayKey::Lns) },
         "basics_station_cups": { "uri": settings.cups_uri(), "trust": settings.trust(), "key": key(GatewayKey::Cups) },
@@ -210,7 +239,22 @@ fn settings_json(settings: &Settings) -> Value {
 /// What a rollback would do about them.
 pub fn rollback(returns: &[GatewayReturn]) -> String {
     let mut out = String::new();
-    let going: Vec<_> = returns.iter().filter(|r| r.stays.is_none()).map(|r| r.target_id.clone()).collect();
+    type Which = fn(&GatewayReturn) -> bool;
+    let at_source: [(Which, &str); 2] = [
+        (
+            |r| r.restored,
+            "gateways to be restored at the source, if it still does so, and with their EUIs, if nobody has taken these",
+        ),
+        (|r| r.redirected && !r.restored, "gateways that the source's CUPS is to send to the target no more"),
+    ];
+    for (which, words) in at_source {
+        let some: Vec<_> = returns.iter().filter(|r| which(r)).map(|r| r.id.clone()).collect();
+        if !some.is_empty() {
+            let _ = writeln!(out, "  {} {words}: {} ({})", paint(GOOD, "+"), some.len(), short(some.clone()));
+        }
+    }
+    let goes = |r: &&GatewayReturn| r.made && r.stays.is_none();
+    let going: Vec<_> = returns.iter().filter(goes).map(|r| r.target_id.clone()).collect();
     if !going.is_empty() {
         let _ = writeln!(
             out,
@@ -231,7 +275,13 @@ pub fn rollback(returns: &[GatewayReturn]) -> String {
 pub fn rollback_json(returns: &[GatewayReturn]) -> Vec<Value> {
     let one = |r: &GatewayReturn| {
         let stays = r.stays.as_ref().map(|f| findings(std::slice::from_ref(f)));
-        json!({ "gateway": r.id, "target_gateway": r.target_id, "stays": stays })
+        json!({
+            "gateway": r.id,
+            "target_gateway": r.target_id,
+            "stays": stays,
+            "restored_at_source": r.restored,
+            "sent_by_cups_no_more": r.redirected,
+        })
     };
     returns.iter().map(one).collect()
 }

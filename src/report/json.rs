@@ -145,6 +145,8 @@ fn device(device: &DevicePlan) -> Value {
         "components": device.components,
         "findings": findings(&device.findings),
         "calls": device.calls,
+        "heard_by": device.heard.gateways,
+        "heard_by_packet_broker": device.heard.broker,
     })
 }
 

@@ -183,7 +183,8 @@ fn next(summary: &Summary, again: &str) -> Option<String> {
             .devices
             .iter()
             .map(|(_, o)| o)
-            .chain(summary.belongings.iter().chain(&summary.gateways.outcomes).map(|(_, o)| o))
+            .chain(summary.belongings.iter().map(|(_, o)| o))
+            .chain(summary.gateways.outcomes.iter().chain(&summary.gateways.cleared).map(|(_, o)| o))
     };
     let ended = |o: &Outcome| {
         matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))

@@ -18,6 +18,8 @@ pub enum ItemStep {
     Create,
     /// Take it out of the pause in which it was created.
     Release,
+    /// Have the source send it to the target: a gateway, by CUPS.
+    Redirect,
     /// Pause it at the source; end it, where that is what pauses it.
     PauseSource,
     /// Delete it at the source.
@@ -37,6 +39,7 @@ impl ItemStep {
             Self::Key => "make its API key on the target",
             Self::Create => "create it on the target",
             Self::Release => "release it on the target",
+            Self::Redirect => "have the source send it to the target",
             Self::PauseSource => "pause it at the source",
             Self::DeleteSource => "delete it at the source",
             Self::RestoreSource => "put it back at the source",
@@ -194,8 +197,8 @@ impl ItemState {
     fn forget_opposite(&mut self, step: ItemStep) {
         use ItemStep as S;
         let opposites: &[S] = match step {
-            S::RestoreSource => &[S::PauseSource, S::DeleteSource],
-            S::PauseSource | S::DeleteSource => &[S::RestoreSource],
+            S::RestoreSource => &[S::Redirect, S::PauseSource, S::DeleteSource],
+            S::Redirect | S::PauseSource | S::DeleteSource => &[S::RestoreSource],
             S::Remove => &[S::Create, S::Release],
             S::RemoveKey => &[S::Key],
             _ => &[],
@@ -237,6 +240,8 @@ impl ItemState {
                 rule(!self.wants_key || self.key.is_some(), "its key is not sealed yet (S5)")
             }
             S::Release => rule(self.held && self.has(S::Create), "it is not there, or not held"),
+            // What is held is not there for good until it is released: nobody is sent to it before.
+            S::Redirect => rule(!self.matched && self.is_there(), "the target does not have it (S1)"),
             S::PauseSource | S::DeleteSource => {
                 rule(self.matched || self.has(S::Create), "the target does not have it (S1)")
             }
@@ -290,9 +295,11 @@ impl ItemState {
         self.matched || (self.has(ItemStep::Create) && (!self.held || self.has(ItemStep::Release)))
     }
 
-    /// True when the clear phase changed it at the source, or may have.
+    /// True when it was changed at the source, or may have been.
     pub fn source_changed(&self) -> bool {
-        self.touched(ItemStep::PauseSource) || self.touched(ItemStep::DeleteSource)
+        [ItemStep::Redirect, ItemStep::PauseSource, ItemStep::DeleteSource]
+            .iter()
+            .any(|step| self.touched(*step))
     }
 
     /// Steps by which something of ours is, or may be, on the target.
@@ -347,6 +354,14 @@ mod tests {
             &[decided(false, false), intent(S::Create), intent(S::PauseSource)],
             &[decided(false, false), intent(S::Create), ItemEvent::ItemUndone { item: item() }],
             &[decided(false, true), intent(S::Release)],
+            &[decided(false, true), done(S::Create), intent(S::Redirect)],
+            &[
+                decided(false, false),
+                done(S::Create),
+                intent(S::Redirect),
+                done(S::Remove),
+                ItemEvent::ItemUndone { item: item() },
+            ],
             &[
                 decided(false, false),
                 done(S::Create),

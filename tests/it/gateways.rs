@@ -2,6 +2,7 @@
 
 mod back;
 mod crash;
+mod cups;
 mod plan;
 mod run;
 mod scene;

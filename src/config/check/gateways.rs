@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
-        checked::{Gateways, ListedGateway, WhichGateways},
+        checked::{Clear, ClearGateways, ClearMode, Gateways, ListedGateway, WhichGateways},
         diagnostic::{Diagnostic, Place},
+        quantity,
         raw::{RawDevices, RawGateway, RawGateways},
         read::{At, join},
     },
-    Checker,
+    Checker, Written,
 };
 use crate::model::{
     gateway::GatewayKey,
@@ -33,11 +34,6 @@ impl Checker<'_, '_> {
         ];
         self.exactly_one("gateways", &at, &keys);
         let only_one = keys.iter().filter(|(_, at)| at.is_some()).count() == 1;
-        self.later(
-            raw.cups_redirect.take(),
-            "gateways.cups-redirect",
-            "change the settings of the gateways by hand: the summary of a run says to what",
-        );
         let prefix = raw.id.take().and_then(|id| id.value.prefix);
         let prefix = self.parsed(prefix, "gateways.id.prefix", |text| {
             // What is refused with any ID behind it is refused here.
@@ -51,6 +47,8 @@ impl Checker<'_, '_> {
         for word in raw.api_keys.take().map(|keys| keys.value).unwrap_or_default() {
             api_keys.extend(self.choice(&word, "gateways.api-keys", &GatewayKey::ALL));
         }
+        let cups_redirect = self.cups_redirect(raw.cups_redirect.take(), &api_keys);
+        let wait = self.parsed(raw.wait.take(), "gateways.wait", quantity::duration);
         if let (Some(file), true) = (&raw.keys_file, api_keys.is_empty()) {
             let help = "write api-keys = [\"lns\"], or take it out";
             self.error(&file.at, "`gateways.keys-file` has no keys to hold", "", help);
@@ -68,8 +66,45 @@ impl Checker<'_, '_> {
             api_keys: api_keys.into_iter().collect(),
             keys_file,
             api_key,
+            cups_redirect,
+            wait,
             max,
         })
+    }
+
+    /// A gateway that CUPS sends elsewhere needs a key for the CUPS there, which then hands it the key for the LNS.
+    fn cups_redirect(&mut self, raw: Option<At<bool>>, api_keys: &BTreeSet<GatewayKey>) -> bool {
+        let Some(raw) = raw.filter(|raw| raw.value) else { return false };
+        if self.from_v2 {
+            let help = "take it out: the summary of a run says what to change in the gateways' own settings";
+            self.error(&raw.at, "V2 has no CUPS that could send gateways elsewhere", "", help);
+        } else if GatewayKey::ALL.iter().any(|(_, key)| !api_keys.contains(key)) {
+            let text = "`gateways.cups-redirect` needs API keys at the target for both CUPS and LNS";
+            self.error(&raw.at, text, "", "write api-keys = [\"lns\", \"cups\"]");
+        }
+        raw.value
+    }
+
+    /// Gateways go last: what is never cleared is never followed by them.
+    pub(super) fn clear_of_gateways(
+        &mut self,
+        clear: &Clear,
+        gateways: Option<&Gateways>,
+        written: &Written,
+    ) {
+        let (Some(at), ClearGateways::Delete) = (&written.clear_gateways, clear.gateways) else { return };
+        if gateways.is_none() || self.from_v2 {
+            let text = "`clear.gateways` has no gateways of the source to delete";
+            let help = if self.from_v2 {
+                "take it out: V2 is not asked for gateways"
+            } else {
+                "add [gateways], or take it out"
+            };
+            self.error(at, text, "", help);
+        } else if !matches!(clear.mode, ClearMode::Keys | ClearMode::Delete) {
+            let text = "`clear.gateways` comes after the devices are cleared, and clear.mode clears none";
+            self.error(at, text, "", "set clear.mode to \"keys\" or \"delete\", or take it out");
+        }
     }
 
     fn which_gateways(&mut self, raw: RawGateways) -> Option<WhichGateways> {

@@ -64,6 +64,7 @@ pub(super) fn config(
     let written = Written {
         clear_mode: clear.mode.as_ref().map(|mode| mode.at.clone()),
         in_flight: rollout.in_flight.is_some(),
+        clear_gateways: clear.gateways.as_ref().map(|gateways| gateways.at.clone()),
     };
     let mut rollout = checker.rollout(rollout);
     let mut clear = checker.clear(clear);
@@ -78,6 +79,7 @@ pub(super) fn config(
     checker.one_deployment(&source, &target, &applications);
     let applications: Vec<_> = applications.into_iter().map(|found| found.application).collect();
     checker.with_ttn_v2(&source, &applications, &mut transform, (&mut rollout, &mut clear), &written);
+    checker.clear_of_gateways(&clear, gateways.as_ref(), &written);
     Some(Config {
         path: path.to_owned(),
         source,

@@ -7,8 +7,8 @@ use glob::Pattern;
 use super::{
     super::{
         checked::{
-            Clear, ClearApiKeys, ClearIntegrations, ClearMode, ClearWhen, DeviceIdRule, IdFrom, Journal,
-            Limits, Rollout, SessionMode, Transform,
+            Clear, ClearApiKeys, ClearGateways, ClearIntegrations, ClearMode, ClearWhen, DeviceIdRule,
+            IdFrom, Journal, Limits, Rollout, SessionMode, Transform,
         },
         loss::LOSSES,
         quantity,
@@ -179,6 +179,10 @@ impl Checker<'_, '_> {
             api_keys: raw
                 .api_keys
                 .and_then(|raw| self.choice(&raw, "clear.api-keys", &ClearApiKeys::ALL))
+                .unwrap_or_default(),
+            gateways: raw
+                .gateways
+                .and_then(|raw| self.choice(&raw, "clear.gateways", &ClearGateways::ALL))
                 .unwrap_or_default(),
         }
     }

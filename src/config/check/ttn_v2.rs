@@ -23,6 +23,7 @@ const IN_FLIGHT: usize = 64;
 pub(super) struct Written {
     pub clear_mode: Option<Place>,
     pub in_flight: bool,
+    pub clear_gateways: Option<Place>,
 }
 
 impl Checker<'_, '_> {

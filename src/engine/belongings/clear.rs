@@ -154,6 +154,7 @@ mod tests {
             max_devices: 1,
             integrations,
             api_keys,
+            gateways: crate::config::ClearGateways::Nothing,
             only_begun: false,
         };
         let key = item(API_KEY.name);

@@ -1,7 +1,7 @@
-//! The way back: gateways that a run of this journal has made are deleted on the target, unless somebody has edited or connected
-//! them since. The source was never changed.
+//! The way back: what was changed at the source is put back there, and gateways that a run of this journal has made are deleted
+//! on the target, unless somebody has edited them since, or they are connected there.
 
-use super::{GatewayKeeper, LNS_SECRET, MESSAGE, key_item, known, last_write};
+use super::{GatewayKeeper, LNS_SECRET, MESSAGE, is_connected, key_item, known, last_write};
 use crate::{
     engine::{
         device::{Trouble, retry},
@@ -12,7 +12,7 @@ use crate::{
     model::{belonging::ItemKey, gateway::GatewayKey},
     plan::{
         finding::{Finding, Kind},
-        gateways,
+        gateways::{self, redirect::REDIRECT},
     },
     step::belonging::{ItemEvent, ItemStep},
 };
@@ -26,6 +26,12 @@ pub struct GatewayReturn {
     pub target_id: String,
     /// Why it stays.
     pub stays: Option<Finding>,
+    /// True when a run has made it on the target.
+    pub made: bool,
+    /// True when it was deleted at the source, which restores it if it still can.
+    pub restored: bool,
+    /// True when the source's CUPS is told to send it to the target, and will be told so no more.
+    pub redirected: bool,
 }
 
 impl GatewayKeeper<'_> {
@@ -36,11 +42,15 @@ impl GatewayKeeper<'_> {
     pub async fn survey(&self) -> Result<Vec<GatewayReturn>, LogError> {
         let mut returns = Vec::new();
         for (item, state) in known(&self.log) {
-            if state.is_matched() {
+            if state.is_matched() && !state.source_changed() {
                 continue;
             }
             let target_id = self.log.sealed_as(MESSAGE, &item).await?.target_name;
+            let made = !state.is_matched();
+            let (restored, redirected) =
+                (state.touched(ItemStep::DeleteSource), state.touched(ItemStep::Redirect));
             let stays = match self.may_go(&item).await {
+                _ if !made => None,
                 Ok(_) => None,
                 Err(Trouble::Block(finding) | Trouble::Refuse(finding)) => Some(finding),
                 Err(Trouble::Fatal(error)) => return Err(error),
@@ -48,9 +58,22 @@ impl GatewayKeeper<'_> {
                     Some(Finding::new(Kind::Refused, format!("gateway {}: {why}", item.id)))
                 }
             };
-            returns.push(GatewayReturn { id: item.id, target_id, stays });
+            returns.push(GatewayReturn { id: item.id, target_id, stays, made, restored, redirected });
         }
         Ok(returns)
+    }
+
+    /// Puts back what was changed at the source: before the devices come back there, which need them.
+    ///
+    /// # Errors
+    /// Only when the journal fails.
+    pub async fn restore_source(&self) -> Result<(), LogError> {
+        for (item, _) in known(&self.log).into_iter().filter(|(_, state)| state.source_changed()) {
+            if let Err(trouble) = self.give_back(&item).await {
+                self.settle(&item.id, Err(trouble))?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes those that may go.
@@ -59,7 +82,12 @@ impl GatewayKeeper<'_> {
     /// Only when the journal fails.
     pub async fn take_back(&self) -> Result<(), LogError> {
         for (item, state) in known(&self.log) {
-            let back = if state.is_matched() { self.forget(&item).await } else { self.remove(&item).await };
+            // One that the source lacks stays on the target (S3).
+            let back = match self.give_back(&item).await {
+                Err(trouble) => Err(trouble),
+                Ok(()) if state.is_matched() => self.forget(&item).await,
+                Ok(()) => self.remove(&item).await,
+            };
             self.settle(&item.id, back)?;
         }
         Ok(())
@@ -76,13 +104,15 @@ impl GatewayKeeper<'_> {
             return Ok(false);
         };
         let last = last_write(&self.log, item, &sealed.write).await?;
-        let mut paths = gateways::differences(&last, &there);
+        let mut paths = gateways::edited(&last, &there);
         if self.log.state(item).is_open(ItemStep::Remove) {
             // A rollback was interrupted: it had looked, and the key that CUPS hands out may be gone.
             paths.retain(|p| !p.starts_with(LNS_SECRET));
         }
+        // By these the target's CUPS sends it back.
+        paths.retain(|p| !REDIRECT.iter().any(|field| p.starts_with(field)));
         let unfinished =
-            !self.log.state(item).is_there() && gateways::differences(&sealed.write, &there).is_empty();
+            !self.log.state(item).is_there() && gateways::edited(&sealed.write, &there).is_empty();
         let stays = |text: &str| Finding::new(Kind::ChangedMeanwhile, format!("gateway {}: {text}", item.id));
         if !paths.is_empty() && !unfinished {
             let text = "it was edited on the target since it was registered, and stays there";
@@ -90,12 +120,16 @@ impl GatewayKeeper<'_> {
                 stays(text).paths(paths).fix("delete it there by hand if nobody needs it"),
             ));
         }
-        if self.target.side().gateway_connection(id).await.map_err(retry)?.is_some() {
-            let text = "it has connected to the target, and stays there";
-            return Err(Trouble::Block(
-                stays(text)
-                    .fix("connect it to the source again, delete it there by hand, then roll back again"),
-            ));
+        let connection = self.target.side().gateway_connection(id).await.map_err(retry)?;
+        if connection.is_some_and(|stats| is_connected(&stats)) {
+            let text = "it is connected to the target, and stays there";
+            let fix = if self.job.wishes.cups_redirect {
+                "set target_cups_uri and target_cups_key of the target's record to the CUPS of the source and a key for it \
+                 there, and roll back again when it has gone"
+            } else {
+                "connect it to the source again, then roll back again"
+            };
+            return Err(Trouble::Block(stays(text).fix(fix)));
         }
         Ok(true)
     }

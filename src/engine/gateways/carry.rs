@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{GatewayKeeper, LNS_SECRET, MESSAGE, is_done, key_item, known, last_write};
+use super::{GatewayKeeper, LNS_SECRET, MESSAGE, is_done, key_item, known, last_write, redirect};
 use crate::{
     engine::{
         device::{Trouble, retry, trouble},
@@ -15,7 +15,7 @@ use crate::{
     plan::{
         belongings::{Verdict, rights},
         finding::{Finding, Kind},
-        gateways::{self, GatewaysPlan},
+        gateways::{self, GatewaysPlan, redirect::Redirect},
         transform::Write,
     },
     proto,
@@ -57,7 +57,7 @@ impl GatewayKeeper<'_> {
             self.log.record(&event).await?;
         }
         for (item, _) in known(&self.log) {
-            if !is_done(&self.log, &item, &self.job.wishes.api_keys) {
+            if !is_done(self.job, &self.log, &item).await? {
                 let mut result = self.one(&item).await;
                 if let Err(Trouble::Refuse(finding)) = result {
                     result = self.give_up(&item).await.and(Err(Trouble::Refuse(finding)));
@@ -97,6 +97,9 @@ impl GatewayKeeper<'_> {
         // A rollback that was interrupted has taken the key away.
         if state.is_held() && (!state.has(ItemStep::Release) || state.is_open(ItemStep::Remove)) {
             self.give_lns_secret(item, id, &sealed.write).await?;
+        }
+        if redirect::left(self.job, &self.log, item).await? == Redirect::Set {
+            self.redirect(item, &sealed).await?;
         }
         Ok(Outcome::Done)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Fresh, GatewayJob, Which, is_done, item, known, open};
+use super::{Fresh, GatewayJob, Which, clear, is_done, item, known, open, redirect, rights};
 use crate::{
     engine::{belongings::log::ItemLog, run::RunError},
     journal::JournalHandle,
@@ -12,9 +12,12 @@ use crate::{
     plan::{
         belongings::Verdict,
         finding::{Finding, Kind},
-        gateways::{self, Facts, Found, GatewayPlan, GatewaysPlan, There},
+        gateways::{
+            self, Facts, Found, GatewayPlan, GatewaysPlan, There,
+            redirect::{Redirect, caution, without_keys},
+        },
     },
-    tts::{Stack, application::Owner},
+    tts::Stack,
     wire,
 };
 
@@ -45,7 +48,43 @@ pub async fn moving(job: &GatewayJob) -> Result<BTreeSet<String>, RunError> {
     Ok(listed.iter().map(|g| path::string(g, "ids.gateway_id")).filter(chosen).collect())
 }
 
-/// Reads and plans the gateways. `one_deployment`: source and target are the same.
+/// Those of which something is recorded, as they stand. `delete`: they are to go from the source.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub async fn begun(job: &GatewayJob, log: &ItemLog, delete: bool) -> Result<Vec<GatewayPlan>, RunError> {
+    let mut all = Vec::new();
+    for (item, state) in known(log) {
+        let verdict =
+            if is_done(job, log, &item).await? { Verdict::Done } else { Verdict::Resume(state.name()) };
+        let redirect = redirect::left(job, log, &item).await?;
+        all.push(GatewayPlan {
+            target_id: format!("{}{}", job.wishes.prefix, item.id),
+            eui: None,
+            verdict,
+            keys: job.wishes.api_keys.clone(),
+            redirect,
+            delete: delete && (!state.is_there() || clear::is_to_go(&state)),
+            findings: redirect.finding(&item.id).into_iter().collect(),
+            id: item.id,
+        });
+    }
+    Ok(all)
+}
+
+/// The plan of a run that only goes on with the clear.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub async fn to_clear(job: &GatewayJob, journal: &JournalHandle) -> Result<GatewaysPlan, RunError> {
+    let mut gateways = begun(job, &open(journal).await?, true).await?;
+    gateways.retain(|gateway| gateway.verdict == Verdict::Done && gateway.delete);
+    let mut plan = GatewaysPlan { gateways, findings: Vec::new() };
+    plan.findings.extend(plan.deletion());
+    Ok(plan)
+}
+
+/// Reads and plans the gateways. `one_deployment`: source and target are the same. `delete`: they go from the source at the end.
 ///
 /// # Errors
 /// When a side or the journal cannot be read, or there are too many of them.
@@ -53,6 +92,7 @@ pub async fn read(
     job: &GatewayJob,
     journal: Option<&JournalHandle>,
     one_deployment: bool,
+    delete: bool,
 ) -> Result<(GatewaysPlan, Vec<Fresh>), RunError> {
     let log = match journal {
         Some(journal) => Some(open(journal).await?),
@@ -63,15 +103,11 @@ pub async fn read(
         return Err(RunError::TooManyGateways { gateways: ids.len(), max: job.max });
     }
     let mut plan = GatewaysPlan::default();
-    let begun = log.as_ref().map(known).unwrap_or_default();
-    for (item, state) in &begun {
-        let done = log.as_ref().is_some_and(|log| is_done(log, item, &job.wishes.api_keys));
-        let target_id = format!("{}{}", job.wishes.prefix, item.id);
-        let verdict = if done { Verdict::Done } else { Verdict::Resume(state.name()) };
-        let (id, keys) = (item.id.clone(), job.wishes.api_keys.clone());
-        plan.gateways.push(GatewayPlan { id, target_id, eui: None, verdict, keys, findings: Vec::new() });
+    if let Some(log) = &log {
+        plan.gateways = begun(job, log, delete).await?;
     }
-    let new = ids.into_iter().filter(|id| begun.iter().all(|(item, _)| item.id != *id));
+    let new: Vec<_> =
+        ids.into_iter().filter(|id| plan.gateways.iter().all(|gateway| gateway.id != *id)).collect();
     let reads: Vec<_> = stream::iter(new)
         .map(|id| of_source(job, id))
         .buffer_unordered(job.in_flight.max(1))
@@ -106,12 +142,20 @@ pub async fn read(
             Vec::new()
         };
         findings.extend(more);
+        let redirect = match verdict {
+            Verdict::Create => decided.redirect,
+            Verdict::Equal | Verdict::Differs if !one_deployment => without_keys(decided.redirect),
+            _ => Redirect::Off,
+        };
+        findings.extend(redirect.finding(&found.id));
         plan.gateways.push(GatewayPlan {
             id: found.id.clone(),
             target_id: if one_deployment { found.id.clone() } else { decided.target_id.clone() },
             eui: gateways::eui(&found.message),
             verdict,
             keys: if verdict == Verdict::Create { job.wishes.api_keys.clone() } else { Vec::new() },
+            redirect,
+            delete: delete && !one_deployment && matches!(verdict, Verdict::Create | Verdict::Equal),
             findings,
         });
         fresh.push((found, decided, verdict));
@@ -122,8 +166,11 @@ pub async fn read(
         fresh.clear();
     }
     if plan.have_work() {
-        plan.findings.extend(rights(job).await?);
+        plan.findings.extend(rights::of_target(job, delete).await?);
     }
+    plan.findings.extend(rights::of_source(job, &plan).await?);
+    plan.findings.extend(plan.redirects().then(|| caution(job.ca.as_deref())));
+    plan.findings.extend(plan.deletion());
     if plan.findings.iter().any(Finding::blocks) {
         for gateway in plan.gateways.iter_mut().filter(|g| g.verdict == Verdict::Create) {
             gateway.verdict = Verdict::Stop;
@@ -155,6 +202,8 @@ fn stopped(job: &GatewayJob, id: String, finding: Finding) -> GatewayPlan {
         eui: None,
         verdict: Verdict::Stop,
         keys: Vec::new(),
+        redirect: Redirect::Off,
+        delete: false,
         findings: vec![finding],
     }
 }
@@ -232,48 +281,4 @@ async fn look(target: &Stack, id: &str) -> Result<(Option<prost_reflect::Dynamic
         Err(error) if matches!(error.kind(), wire::Kind::Invalid { .. }) => Ok((None, false)),
         Err(error) => Err(error.into()),
     }
-}
-
-/// What the API key of the target lacks, as far as it tells.
-async fn rights(job: &GatewayJob) -> Result<Option<Finding>, RunError> {
-    let Some(owner) = &job.owner else {
-        let text = "gateways need an owner on the target, and the configuration names none";
-        let fix = "add owner = { user = \"…\" } or { organization = \"…\" } to the target";
-        return Ok(Some(Finding::new(Kind::Rights, text).fix(fix)));
-    };
-    let me = job.target.me().await?;
-    if me.admin {
-        return Ok(None);
-    }
-    let Some(account) = &me.account else {
-        let text =
-            "the API key of the target is not that of a user or an organization: it cannot register gateways";
-        return Ok(Some(Finding::new(Kind::Rights, text).fix("use an API key of the owner")));
-    };
-    let mut needed = vec![match owner {
-        Owner::User(_) => "RIGHT_USER_GATEWAYS_CREATE",
-        Owner::Organization(_) => "RIGHT_ORGANIZATION_GATEWAYS_CREATE",
-    }];
-    // What the key of another account may do for the owner is not in its own rights.
-    needed.retain(|_| account == owner);
-    needed.extend(["RIGHT_GATEWAY_INFO", "RIGHT_GATEWAY_READ_SECRETS", "RIGHT_GATEWAY_WRITE_SECRETS"]);
-    if !job.wishes.api_keys.is_empty() {
-        needed.push("RIGHT_GATEWAY_SETTINGS_API_KEYS");
-        // Nobody can give a right that he does not have.
-        needed.extend(job.wishes.api_keys.iter().flat_map(|key| key.rights()));
-        needed.push("RIGHT_GATEWAY_SETTINGS_BASIC");
-    }
-    needed.sort_unstable();
-    needed.dedup();
-    let all = |right: &str| {
-        let kind = right.split('_').nth(1).unwrap_or_default();
-        me.rights.contains("RIGHT_ALL") || me.rights.contains(&format!("RIGHT_{kind}_ALL"))
-    };
-    let missing: Vec<_> =
-        needed.into_iter().filter(|right| !me.rights.contains(*right) && !all(right)).collect();
-    Ok((!missing.is_empty()).then(|| {
-        Finding::new(Kind::Rights, "the API key of the target lacks rights to register gateways")
-            .paths(missing)
-            .fix("give the key of the owner these rights")
-    }))
 }

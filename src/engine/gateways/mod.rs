@@ -3,16 +3,22 @@
 
 mod back;
 mod carry;
+mod clear;
 mod gather;
 mod keys_file;
+mod redirect;
+mod rights;
+pub mod wait;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use glob::Pattern;
+use prost_reflect::DynamicMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,10 +32,11 @@ use super::{
 };
 use crate::{
     journal::JournalHandle,
+    map::path,
     model::{belonging::ItemKey, gateway::GatewayKey, ids::AppId},
     plan::{
         belongings::Verdict,
-        gateways::{self, Decided, Found, GatewaysPlan, Wishes, settings::Settings},
+        gateways::{self, Decided, Found, GatewaysPlan, Wishes, redirect::Redirect, settings::Settings},
         transform::Write,
     },
     step::belonging::{ItemState, ItemStep},
@@ -37,7 +44,7 @@ use crate::{
 };
 
 pub use back::GatewayReturn;
-pub use gather::{found, moving, read};
+pub use gather::{found, moving, read, to_clear};
 
 /// Which gateways.
 #[derive(Debug, Clone)]
@@ -65,6 +72,8 @@ pub struct GatewayJob {
     pub which: Which,
     /// What the user wants.
     pub wishes: Wishes,
+    /// How long a run waits for them before sessions go along.
+    pub wait: Option<Duration>,
     /// The file of the new API keys.
     pub keys_file: PathBuf,
     /// Certificates of the authorities of the target, when they are not those of the system.
@@ -121,10 +130,23 @@ fn known(log: &ItemLog) -> Vec<(ItemKey, ItemState)> {
 }
 
 /// True when nothing is left to do about a gateway and its API keys.
-fn is_done(log: &ItemLog, item: &ItemKey, kinds: &[GatewayKey]) -> bool {
+///
+/// # Errors
+/// When the journal cannot be read.
+async fn is_done(job: &GatewayJob, log: &ItemLog, item: &ItemKey) -> Result<bool, LogError> {
     let state = log.state(item);
     let keyed = |kind: &GatewayKey| log.state(&key_item(&item.id, *kind)).key().is_some();
-    state.is_matched() || (state.is_there() && kinds.iter().all(keyed))
+    if state.is_matched() {
+        return Ok(true);
+    }
+    let is_there = state.is_there() && job.wishes.api_keys.iter().all(keyed);
+    Ok(is_there && redirect::left(job, log, item).await? != Redirect::Set)
+}
+
+/// True for the statistics of a gateway that is connected now: they are kept for a while after it has left, then without
+/// `connected_at` (docs/servers.md, Gateways).
+fn is_connected(stats: &DynamicMessage) -> bool {
+    path::has(stats, "connected_at") && !path::has(stats, "disconnected_at")
 }
 
 /// What is there at the end: with the new LNS API key, where that takes the place of the source's.
@@ -161,7 +183,7 @@ pub async fn verify(job: &GatewayJob, journal: &JournalHandle) -> Result<Vec<Ver
             if state.is_there() { last_write(&log, &item, &sealed.write).await? } else { sealed.write };
         let there = job.target.gateway(&sealed.target_name, &gateways::whole()).await?;
         let differences = match there {
-            Some(there) => gateways::differences(&write, &there),
+            Some(there) => gateways::edited(&write, &there),
             None => vec!["it is gone".to_owned()],
         };
         all.push(VerifiedGateway { id: item.id, differences });
@@ -174,6 +196,7 @@ pub async fn verify(job: &GatewayJob, journal: &JournalHandle) -> Result<Vec<Ver
 pub struct GatewayKeeper<'a> {
     job: &'a GatewayJob,
     target: Guarded<Stack>,
+    source: Option<Guarded<Stack>>,
     log: ItemLog,
     /// Eight characters that tell the keys of this journal from others.
     run: String,
@@ -196,6 +219,7 @@ impl<'a> GatewayKeeper<'a> {
         Ok(Self {
             job,
             target: Guarded::new(job.target.clone(), lock.clone()),
+            source: job.source.clone().map(|source| Guarded::new(source, lock.clone())),
             log: open(journal).await?,
             run,
             events: events.clone(),
@@ -243,10 +267,8 @@ impl<'a> GatewayKeeper<'a> {
                 keys: [GatewayKey::Lns, GatewayKey::Cups].into_iter().filter_map(id).collect(),
                 keys_file: self.job.keys_file.display().to_string(),
                 ca: self.job.ca.clone(),
-                authenticated: crate::map::path::flag(
-                    &sealed.write.message,
-                    "require_authenticated_connection",
-                ),
+                authenticated: path::flag(&sealed.write.message, "require_authenticated_connection"),
+                redirected: state.has(ItemStep::Redirect),
             };
             all.push((item.id, settings));
         }
@@ -261,6 +283,8 @@ pub struct Registered {
     pub outcomes: Vec<(String, Outcome)>,
     /// What has to be changed in the settings of each, by its ID at the source.
     pub settings: Vec<(String, Settings)>,
+    /// How the clear at the source ended for each, by its ID there.
+    pub cleared: Vec<(String, Outcome)>,
 }
 
 /// What a run needs to register gateways.
@@ -304,6 +328,7 @@ impl Registration<'_> {
             lock.give_back(stop).await;
         }
         keeper.write_keys().await?;
-        Ok(Registered { outcomes: keeper.outcomes(), settings: keeper.settings().await? })
+        let settings = keeper.settings().await?;
+        Ok(Registered { outcomes: keeper.outcomes(), settings, cleared: Vec::new() })
     }
 }

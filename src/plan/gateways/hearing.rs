@@ -56,31 +56,33 @@ fn messages(message: &DynamicMessage, field: &str) -> Vec<DynamicMessage> {
     list.iter().filter_map(Value::as_message).cloned().collect()
 }
 
-/// What the plan of one application says of it. `heard` is by device ID at the source, `moving` the IDs of gateways there.
-pub fn findings(
-    devices: &[DevicePlan],
-    heard: &BTreeMap<String, Heard>,
-    moving: &BTreeSet<String>,
-) -> Vec<Finding> {
-    let goes = |d: &&DevicePlan| matches!(d.verdict, Verdict::Move | Verdict::Resume(_));
-    let of = |d: &DevicePlan| heard.get(d.id.as_str()).cloned().unwrap_or_default();
+/// Devices of the application that the run leaves alone.
+#[derive(Debug, Clone, Default)]
+pub struct LeftAlone {
+    /// Who heard them, by device ID: of those that were asked for and could be read.
+    pub heard: BTreeMap<String, Heard>,
+    /// How many there are.
+    pub devices: usize,
+}
+
+/// What the plan of one application says of it. `moving` are the IDs of gateways at the source.
+pub fn findings(devices: &[DevicePlan], moving: &BTreeSet<String>, left: &LeftAlone) -> Vec<Finding> {
     let moves = |h: &Heard| h.gateways.intersection(moving).next().is_some();
     let known: Vec<_> =
-        devices.iter().filter(goes).map(|d| (d, of(d))).filter(|(_, h)| !h.is_nobody()).collect();
+        devices.iter().filter(goes).map(|d| (d, &d.heard)).filter(|(_, h)| !h.is_nobody()).collect();
     let mut findings = Vec::new();
     if !known.is_empty() {
-        let (on_the_way, left): (Vec<_>, Vec<_>) = known.iter().partition(|(_, h)| moves(h));
-        let broker = left.iter().filter(|(_, h)| h.broker).count();
+        let (on_the_way, others): (Vec<_>, Vec<_>) = known.iter().partition(|(_, h)| moves(h));
+        let broker = others.iter().filter(|(_, h)| h.broker).count();
         let text = format!(
             "of {} devices that were heard lately, {} are heard by gateways that move, {} by Packet Broker and none of these, {} by others alone",
             known.len(),
             on_the_way.len(),
             broker,
-            left.len() - broker
+            others.len() - broker
         );
         findings.push(note(text));
     }
-    let keeps = |d: &DevicePlan| d.carry == Carry::Keep;
     let deaf: Vec<_> = known.iter().filter(|(d, h)| keeps(d) && !moves(h)).collect();
     let outside: Vec<_> = deaf.iter().filter(|(d, _)| is_outside(d)).collect();
     // Those that no roaming brings in come first.
@@ -89,9 +91,9 @@ pub fn findings(
     worst.sort_by_key(|(inside, otaa, d, _)| (*inside, *otaa, d.id.clone()));
     if !deaf.is_empty() {
         let names = worst.iter().map(|(_, _, d, h)| {
-            let by: Vec<_> = h.gateways.iter().take(2).map(String::as_str).collect();
-            let by = if by.is_empty() { "Packet Broker".to_owned() } else { by.join(", ") };
-            format!("{} ({by})", d.id)
+            let by = h.gateways.iter().take(2).map(String::as_str);
+            let by: Vec<_> = by.chain(h.broker.then_some("Packet Broker")).collect();
+            format!("{} ({})", d.id, by.join(", "))
         });
         let text = format!(
             "{} keep their session and are heard by no gateway that moves, of which {} have a DevAddr outside the target's blocks: {}",
@@ -102,18 +104,63 @@ pub fn findings(
         let fix = "add the gateways around them to [gateways], or connect others there to the target before they move";
         findings.push(Finding::new(Kind::RadioPath, text).fix(fix));
     }
+    findings.extend(served(devices, left, moves));
+    findings
+}
+
+/// Devices that stay at the source, and are heard there by gateways that move.
+fn served(devices: &[DevicePlan], left: &LeftAlone, moves: impl Fn(&Heard) -> bool) -> Vec<Finding> {
+    let fix = "leave a gateway near them at the source";
+    let mut findings = Vec::new();
     let stays = devices.iter().filter(|d| matches!(d.verdict, Verdict::Stop | Verdict::Wait));
-    let served: Vec<_> = stays.filter(|d| moves(&of(d))).map(|d| d.id.to_string()).collect();
-    if !served.is_empty() {
+    let stay: Vec<_> = stays.filter(|d| moves(&d.heard)).map(|d| d.id.to_string()).collect();
+    if !stay.is_empty() {
+        let text =
+            format!("{} that do not move are heard by gateways that do: {}", stay.len(), some(stay.clone()));
+        findings.push(Finding::new(Kind::RadioPath, text).fix(fix));
+    }
+    let alone: Vec<_> = left.heard.iter().filter(|(_, h)| moves(h)).map(|(id, _)| id.clone()).collect();
+    if !alone.is_empty() {
+        let asked = left.heard.len();
+        let of =
+            if asked < left.devices { format!("of {asked} that were looked at ") } else { String::new() };
         let text = format!(
-            "{} that do not move are heard by gateways that do: {}",
-            served.len(),
-            some(served.clone())
+            "of {} devices of the application that this run leaves alone, {of}{} are heard by gateways that move: {}",
+            left.devices,
+            alone.len(),
+            some(alone.clone())
         );
-        let fix = "leave a gateway near them at the source";
         findings.push(Finding::new(Kind::RadioPath, text).fix(fix));
     }
     findings
+}
+
+/// What the plan of an application of V2 says, which does not tell who hears a device. `moving`: how many gateways go.
+pub fn of_ttn_v2(devices: &[DevicePlan], moving: usize) -> Option<Finding> {
+    let kept: Vec<_> = devices.iter().filter(goes).filter(|d| keeps(d)).collect();
+    let outside = kept.iter().filter(|d| is_outside(d)).count();
+    if kept.is_empty() {
+        return None;
+    }
+    let text = format!(
+        "{} devices keep their session, {outside} of them with a DevAddr outside the target's blocks, and V2 does not tell \
+         which gateways hear them; gateways that go along (gateways.list): {moving}",
+        kept.len()
+    );
+    if moving > 0 {
+        return Some(note(text));
+    }
+    let fix = "name the gateways around them in gateways.list, or connect others there to the target before they move";
+    Some(Finding::new(Kind::RadioPath, text).fix(fix))
+}
+
+fn goes(device: &&DevicePlan) -> bool {
+    matches!(device.verdict, Verdict::Move | Verdict::Resume(_))
+}
+
+/// True for a device that goes on as it is, and so with the address that it has.
+pub fn keeps(device: &DevicePlan) -> bool {
+    matches!(device.carry, Carry::Keep | Carry::Reset)
 }
 
 /// The plan has warned of the address.

@@ -28,6 +28,8 @@ pub struct Settings {
     pub ca: Option<String>,
     /// The target takes it only with an API key: Semtech UDP has none.
     pub authenticated: bool,
+    /// The source's CUPS sends it here: nothing has to be changed in it.
+    pub redirected: bool,
 }
 
 impl Settings {
@@ -38,7 +40,7 @@ impl Settings {
 
     /// CUPS (`cups.uri`).
     pub fn cups_uri(&self) -> String {
-        format!("https://{}:{CUPS_PORT}", bracketed(&self.cups_host))
+        cups_uri(&self.cups_host)
     }
 
     /// What goes into `tc.trust` and `cups.trust`.
@@ -54,6 +56,11 @@ impl Settings {
     pub fn key(&self, of: GatewayKey) -> Option<&str> {
         self.keys.iter().find(|(kind, _)| *kind == of).map(|(_, id)| id.as_str())
     }
+}
+
+/// The URI of CUPS at a host.
+pub fn cups_uri(host: &str) -> String {
+    format!("https://{}:{CUPS_PORT}", bracketed(host))
 }
 
 /// An IPv6 address in a URI has brackets.

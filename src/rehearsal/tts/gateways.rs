@@ -29,7 +29,7 @@ const EUI_TAKEN: Kind = Kind::new(
 );
 const STORE_EUI_TAKEN: Kind =
     Kind::new(Code::AlreadyExists, "pkg/util/store", "eui_taken", "EUI already taken");
-const NOT_FOUND_BY_EUI: Kind = Kind::new(
+pub(super) const NOT_FOUND_BY_EUI: Kind = Kind::new(
     Code::NotFound,
     "pkg/identityserver/store",
     "gateway_not_found_by_eui",
@@ -49,6 +49,16 @@ const NEITHER_USER: Kind = Kind::new(
 );
 const SOME_NOT_FOUND: Kind =
     Kind::new(Code::NotFound, NS, "some_gateways_not_found", "some gateways not found");
+
+const RESTORE_WINDOW_EXPIRED: Kind = Kind::new(
+    Code::FailedPrecondition,
+    NS,
+    "restore_window_expired",
+    "this entity can no longer be restored",
+);
+
+/// How long a deleted gateway can be restored, in nanoseconds (`is.delete.restore`, 24 hours by default).
+const RESTORE_WINDOW: i128 = 24 * 3600 * 1_000_000_000;
 
 /// What the database has columns for, beside identifiers and times.
 const COLUMNS: &[&str] = &[
@@ -167,7 +177,7 @@ fn check_claim_code(gateway: &DynamicMessage) -> Result<(), Failure> {
     if backwards || !path::has(&code, "secret") { Err(CLAIM_CODE.failure()) } else { Ok(()) }
 }
 
-fn by_eui<'s>(ctx: &'s Ctx<'_>, eui64: Eui64) -> Option<&'s DynamicMessage> {
+pub(super) fn by_eui<'s>(ctx: &'s Ctx<'_>, eui64: Eui64) -> Option<&'s DynamicMessage> {
     let gateways = ctx.store.iter(Table::Gateways).map(|(_, gateway)| gateway);
     gateways.filter(|g| !is_deleted(g)).find(|g| eui(g, "ids.eui") == Some(eui64))
 }
@@ -373,6 +383,10 @@ fn restore(ctx: &mut Ctx<'_>, id: &str) -> Result<DynamicMessage, Failure> {
     ctx.require_with_deleted(EntityKind::Gateway, id, &["GATEWAY_DELETE"], true)?;
     let found = ctx.store.get(Table::Gateways, id).filter(|g| is_deleted(g)).cloned();
     let mut gateway = found.ok_or_else(|| not_found(id))?;
+    let deleted = path::child(&gateway, "deleted_at").as_ref().map(stored::nanos).unwrap_or_default();
+    if ctx.now.nanos() - deleted > RESTORE_WINDOW {
+        return Err(RESTORE_WINDOW_EXPIRED.failure());
+    }
     path::clear(&mut gateway, "deleted_at");
     ctx.store.put(Table::Gateways, id, gateway)?;
     Ok(empty())

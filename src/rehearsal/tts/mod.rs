@@ -9,6 +9,7 @@ mod applications;
 mod auth;
 mod claiming;
 mod configuration;
+mod cups;
 mod devices;
 mod failure;
 mod fields;
@@ -47,6 +48,7 @@ use super::{
 use crate::{map::path, proto};
 
 pub use auth::EntityKind;
+pub use cups::CupsAnswer;
 pub use failure::{Failure, Kind};
 pub use limit::RateLimit;
 pub use settings::{ADMIN, Settings};

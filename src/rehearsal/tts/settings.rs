@@ -32,6 +32,9 @@ pub struct Settings {
     /// True when administrators have every right on everything (`is.admin-rights.all`); on a default deployment their
     /// universal rights lack those that read and write keys.
     pub admin_rights_all: bool,
+    /// True when CUPS may send gateways elsewhere (`gcs.basic-station.allow-cups-uri-update`); on a default deployment it may
+    /// not.
+    pub allow_cups_uri_update: bool,
     /// The limit of each gRPC method, when there is one.
     pub rate_limit: Option<RateLimit>,
     /// Field-mask paths, with everything below them, that this server does not know: as a server of an older version.
@@ -55,6 +58,7 @@ impl Default for Settings {
             users: Vec::new(),
             organizations: Vec::new(),
             admin_rights_all: true,
+            allow_cups_uri_update: false,
             rate_limit: None,
             refused_paths: Vec::new(),
             state: None,

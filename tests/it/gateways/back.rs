@@ -1,7 +1,6 @@
 //! Back: what is ours and untouched goes.
 
-use prost_reflect::Value;
-use stackferry::{map::path, proto, rehearsal::store::Table};
+use stackferry::{map::path, rehearsal::store::Table};
 
 use super::scene::{FULL, MANAGED, config, expected, gateway, keys, same, stored, text, world};
 
@@ -46,16 +45,14 @@ fn one_that_was_edited_or_has_connected_stays() {
     let mut edited = gateway(&world.target, FULL).expect("there");
     path::set(&mut edited, "name", text("Somebody's now"));
     world.target.tts.store().put(Table::Gateways, FULL, edited).expect("memory");
-    let mut stats = proto::message("GatewayConnectionStats");
-    path::set(&mut stats, "protocol", text("ws"));
-    path::set(&mut stats, "uplink_count", Value::U64(3));
-    world.target.tts.store().put(Table::Connections, MANAGED, stats).expect("memory");
+    world.target.tts.connect_gateway(MANAGED, true).expect("memory");
     let ran = world.call("rollback", &["--yes"]).expect(3);
     ran.says("gateway roof-1: it was edited on the target")
-        .says("gateway roof-2: it has connected to the target")
+        .says("gateway roof-2: it is connected to the target")
         .says("gateways: 1 taken back");
     assert!(!is_deleted(&world, FULL) && !is_deleted(&world, MANAGED) && is_deleted(&world, "gw-lab-0"));
-    world.target.tts.store().remove(Table::Connections, MANAGED).expect("memory");
+    // It has gone; the server keeps for a while that it was there.
+    world.target.tts.connect_gateway(MANAGED, false).expect("memory");
     world.call("rollback", &["--yes"]).expect(3).says("gateways: 1 taken back");
     assert!(is_deleted(&world, MANAGED));
 }

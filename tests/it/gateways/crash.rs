@@ -7,13 +7,17 @@ use std::{
     time::Duration,
 };
 
+use prost_reflect::DynamicMessage;
 use stackferry::{map::path, rehearsal::CallInfo};
 
-use super::scene::{MANAGED, config, expected, gateway, keys, same, stored, world};
-use crate::world::{Ran, World};
+use super::{
+    cups::{CUPS, managed},
+    scene::{MANAGED, config, expected, gateway, keys, same, stored, world, world_of_cups},
+};
+use crate::world::{Ran, Side, World};
 
-/// Kills the program at the n-th write about gateways, before or after it is applied; true when it came to that.
-fn run_and_kill(world: &World, verb: &str, n: usize, applied: bool) -> bool {
+/// Kills the program at the n-th write about gateways at a side, before or after it is applied; true when it came to that.
+fn run_and_kill(world: &World, side: &Side, verb: &str, n: usize, applied: bool) -> bool {
     let running: Arc<Mutex<Option<Child>>> = Arc::default();
     let count = Arc::new(Mutex::new(0));
     let kill = {
@@ -31,9 +35,9 @@ fn run_and_kill(world: &World, verb: &str, n: usize, applied: bool) -> bool {
         }
     };
     if applied {
-        world.target.tts.on_applied(kill);
+        side.tts.on_applied(kill);
     } else {
-        world.target.tts.on_call(move |call| {
+        side.tts.on_call(move |call| {
             kill(call);
             None
         });
@@ -49,7 +53,7 @@ fn run_and_kill(world: &World, verb: &str, n: usize, applied: bool) -> bool {
     }
     let child = running.lock().expect("whole").take().expect("ours");
     let _ = Ran::of(child.wait_with_output().expect("ended"));
-    world.target.tts.unhook();
+    side.tts.unhook();
     let count = *count.lock().expect("whole");
     count >= n
 }
@@ -64,7 +68,7 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
             "ids = [\"roof-2\"]\napi-keys = [\"lns\", \"cups\"]\n[people]\nusers = { admin = \"admin\" }",
             "",
         );
-        let there = run_and_kill(&world, "run", n, n % 2 == 0);
+        let there = run_and_kill(&world, &world.target, "run", n, n % 2 == 0);
         world.run().expect(0);
         assert_eq!(
             keys(&world.target, MANAGED).len(),
@@ -86,7 +90,7 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
         let writes = world.target.writes().len();
         world.run().expect(0);
         assert_eq!(world.target.writes().len(), writes, "S6 after a kill at call {n}");
-        let back = run_and_kill(&world, "rollback", n, n % 2 == 1);
+        let back = run_and_kill(&world, &world.target, "rollback", n, n % 2 == 1);
         world.call("rollback", &["--yes"]).expect(0);
         assert!(path::has(&gateway(&world.target, MANAGED).expect("taken"), "deleted_at"), "{n}");
         assert_eq!(keys(&world.target, MANAGED), []);
@@ -94,7 +98,7 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
             // A rollback that was interrupted, and a user who has changed his mind.
             fs::remove_file(&file).expect("ours");
             world.run().expect(0);
-            run_and_kill(&world, "rollback", 3, false);
+            run_and_kill(&world, &world.target, "rollback", 3, false);
             // Where the gateway was deleted and that was not recorded, the first run finds it gone.
             world.run();
             world.run().expect(0);
@@ -114,4 +118,42 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
     }
     println!("gateways: {kills} kills, 0 violations");
     assert!(kills >= 6, "{kills}");
+}
+
+/// The source's record of a gateway, without what the server stamps.
+fn at_source(world: &World, id: &str) -> DynamicMessage {
+    let mut gateway = gateway(&world.source, id).expect("its ID stays taken");
+    ["created_at", "updated_at"].iter().for_each(|at| path::clear(&mut gateway, at));
+    gateway
+}
+
+#[test]
+fn a_kill_right_after_a_write_at_the_source_resumes_to_the_same_end_there_and_back() {
+    // There: the redirect, and the deletion; back: the restore, and the write of EUI and address.
+    for n in [1, 2] {
+        let world = world_of_cups();
+        managed(&world, "roof-3", 3);
+        let before = at_source(&world, "roof-3");
+        world.target.tts.connect_gateway("roof-3", true).expect("memory");
+        world.source.tts.connect_gateway("roof-3", false).expect("memory");
+        let clear = "[clear]\nmode = \"keys\"\ngateways = \"delete\"";
+        config(&world, &format!("ids = [\"roof-3\"]\n{CUPS}"), clear);
+        assert!(run_and_kill(&world, &world.source, "run", n, true), "{n}");
+        world.run().expect(0);
+        let gone = at_source(&world, "roof-3");
+        assert!(path::has(&gone, "deleted_at") && !path::has(&gone, "ids.eui"), "{n}");
+        assert_eq!(path::string(&gone, "target_cups_uri"), "https://127.0.0.1:443", "{n}");
+        let writes = world.source.writes();
+        assert_eq!(
+            writes.iter().filter(|rpc| rpc.contains("GatewayRegistry")).count(),
+            2,
+            "once each: {writes:?}"
+        );
+        world.target.tts.connect_gateway("roof-3", false).expect("memory");
+        assert!(run_and_kill(&world, &world.source, "rollback", n, true), "{n}");
+        world.call("rollback", &["--yes"]).expect(0);
+        same(&at_source(&world, "roof-3"), &before);
+        assert!(path::has(&gateway(&world.target, "roof-3").expect("taken"), "deleted_at"), "{n}");
+    }
+    println!("gateways at the source: 4 kills, 0 violations");
 }

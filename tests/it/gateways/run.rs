@@ -158,8 +158,11 @@ fn inside_one_deployment_a_gateway_stays() {
 #[test]
 fn a_rehearsal_registers_them_in_an_embedded_stack_alone() {
     let world = world();
-    config(&world, "ids = [\"roof-1\", \"roof-2\"]\napi-keys = [\"lns\"]", "");
-    world.call("rehearse", &[]).expect(0).says("gateways: 2 registered");
+    super::cups::managed(&world, "roof-3", 3);
+    let which = format!("ids = [\"roof-1\", \"roof-3\"]\n{}\nwait = \"1h\"", super::cups::CUPS);
+    config(&world, &which, "[clear]\nmode = \"keys\"\ngateways = \"delete\"");
+    let ran = world.call("rehearse", &[]).expect(0).says("gateways: 2 registered");
+    ran.says("gateway roof-3: the source's CUPS sends it to the target");
     assert_eq!((world.source.writes().len(), world.target.writes().len()), (0, 0));
     assert!(
         !world.dir.path().join("gateway-keys.csv").exists(),

@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, Value};
 use stackferry::{
     map::{generate, json, mask, path},
     proto,
-    rehearsal::store::Table,
+    rehearsal::{Settings, store::Table},
 };
 
 use crate::world::{APP, Side, World, dev, fixture};
@@ -79,6 +79,14 @@ pub fn full(id: &str, seed: u64) -> DynamicMessage {
 /// Two deployments; the source has two gateways of its administrator and those of the fixture.
 pub fn world() -> World {
     let world = World::some(&MOVED);
+    fill(&world);
+    world
+}
+
+/// As [`world`], with a source whose CUPS may send gateways elsewhere.
+pub fn world_of_cups() -> World {
+    let source = Settings { allow_cups_uri_update: true, ..Settings::default() };
+    let world = World::with(source, Settings::default()).with_devices(&MOVED);
     fill(&world);
     world
 }

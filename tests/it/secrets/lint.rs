@@ -48,6 +48,7 @@ const BY_HAND: &[&str] = &[
     "ApplicationState",
     "Body",
     "Change",
+    "CupsAnswer",
     "DataFrame",
     "Downlink",
     "Found",
