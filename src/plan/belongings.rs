@@ -1,11 +1,12 @@
-//! What belongs to an application besides its devices: webhooks, pub/subs, associations of packages, activation settings,
-//! collaborators.
+//! What belongs to an application besides its devices: its link, webhooks, pub/subs, associations of packages, activation
+//! settings, collaborators.
 //!
 //! A kind of them is a [`Sort`]: a table of how it is called, listed, read, set and deleted, and of what in it is never
 //! copied. Everything else is the same for all: [`transform`] decides what is written and what is a finding,
 //! [`differences`] compares, `tts::belongings` calls, `engine::belongings` carries out, `step::belonging` remembers.
 
 pub mod collaborator;
+pub mod link;
 pub mod package;
 pub mod pubsub;
 pub mod rights;
@@ -34,8 +35,9 @@ use crate::{
 };
 
 /// Every kind, in the order in which they are created.
-pub static SORTS: [&Sort; 6] = [
+pub static SORTS: [&Sort; 7] = [
     &settings::SETTINGS,
+    &link::LINK,
     &package::DEFAULT,
     &webhook::WEBHOOK,
     &pubsub::PUBSUB,
@@ -159,6 +161,17 @@ impl Sort {
     /// True for what a device has, and not the application.
     pub fn is_of_device(&self) -> bool {
         self.ids == Ids::PortOfDevice
+    }
+
+    /// True for one that is emptied where others are deleted: an empty one is none.
+    pub fn is_emptied(&self) -> bool {
+        self.delete.rpc == self.set.rpc
+    }
+
+    /// The write that empties one.
+    pub fn nothing(&self) -> Write {
+        let top = mask::allowed(short(self.set.rpc)).iter().filter(|p| !p.contains('.') && !self.left.contains(p));
+        Write { message: empty(self), paths: top.map(|p| (*p).to_owned()).collect() }
     }
 
     /// The mask that reads all of one: the topmost paths, so that fields of newer servers come along, but what is the

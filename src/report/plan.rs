@@ -8,6 +8,7 @@ use crate::{
     plan::{
         ApplicationPlan, DevicePlan, Plan, Verdict as DeviceVerdict,
         belongings::{ItemPlan, SORTS, Verdict},
+        failed::FailedApplication,
         finding::{Finding, Severity},
         session::{Activation, Carry},
     },
@@ -22,6 +23,7 @@ pub fn text(plan: &Plan) -> String {
     for application in &plan.applications {
         self::application(&mut out, application);
     }
+    failed(&mut out, &plan.failed);
     super::gateways::plan(&mut out, &plan.gateways);
     let moving = plan.count(|v| matches!(v, DeviceVerdict::Move | DeviceVerdict::Resume(_)));
     let _ = writeln!(
@@ -34,6 +36,21 @@ pub fn text(plan: &Plan) -> String {
         plan.calls()
     );
     out
+}
+
+/// Applications that failed as a whole, with what to do about each.
+pub(super) fn failed(out: &mut String, all: &[FailedApplication]) {
+    for failed in all {
+        let devices = match failed.devices {
+            Some(0) => String::new(),
+            Some(count) => format!("; {} not begun", devices(count)),
+            None => "; its devices were not looked at".to_owned(),
+        };
+        let _ = writeln!(out, "  {} {failed}{devices}", paint(BAD, "x"));
+        if let Some(fix) = &failed.fix {
+            let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {fix}")));
+        }
+    }
 }
 
 /// `1 device`, `5 devices`.
@@ -50,9 +67,6 @@ fn application(out: &mut String, application: &ApplicationPlan) {
     let sign = |new: bool| if new { paint(GOOD, "+") } else { "=".to_owned() };
     let is = if application.create { "to be created" } else { "is there" };
     let _ = writeln!(out, "  {} application {} {is}", sign(application.create), application.target);
-    if application.set_link {
-        let _ = writeln!(out, "  {} default payload formatters to be set", sign(true));
-    }
     belongings(out, &application.belongings);
     verdicts(out, &application.devices);
     findings(out, application);

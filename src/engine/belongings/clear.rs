@@ -63,6 +63,7 @@ impl Keeper {
     }
 
     async fn clear_one(&self, item: &ItemKey, step: ItemStep) -> Result<(), Trouble> {
+        let Some(source) = &self.source else { return Ok(()) };
         let sort = sort_of(item)?;
         let sealed = self.log.sealed(sort, item).await?;
         let which = self.here(sort, item);
@@ -70,7 +71,7 @@ impl Keeper {
         let paused = belongings::paused(sort, was.clone());
         let by_us = step == ItemStep::PauseSource || self.log.state(item).touched(ItemStep::PauseSource);
         let wanted = if by_us { &paused } else { &was };
-        let now = self.source.side().belonging(which).await.map_err(retry)?;
+        let now = source.side().belonging(which).await.map_err(retry)?;
         // By another run that shares the source, by an attempt of ours, or with its device.
         let already = now.as_ref().is_none_or(|now| {
             step == ItemStep::PauseSource && belongings::differences(sort, &paused, now).is_empty()
@@ -99,8 +100,8 @@ impl Keeper {
         self.log.step(item, step, false).await?;
         if !already {
             let done = match step {
-                ItemStep::PauseSource => self.source.set_belonging(which, &pause(sort, true)).await,
-                _ => self.source.delete_belonging(which).await,
+                ItemStep::PauseSource => source.set_belonging(which, &pause(sort, true)).await,
+                _ => source.delete_belonging(which).await,
             };
             if let Err(error) = done {
                 self.log.failed(item, step, &error).await?;

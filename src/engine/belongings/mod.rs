@@ -91,7 +91,8 @@ impl Belongings {
 /// Works on the belongings of one pair of applications. Shared by all who work on its devices.
 #[derive(Debug)]
 pub struct Keeper {
-    source: Guarded<Stack>,
+    /// Nothing for V2, which has nothing of the kind that a clear would take.
+    source: Option<Guarded<Stack>>,
     app: AppId,
     target: Guarded<Stack>,
     target_app: AppId,
@@ -107,8 +108,6 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// `None` for a source that has no belongings.
-    ///
     /// # Errors
     /// When the journal cannot be read.
     pub async fn of(
@@ -116,21 +115,21 @@ impl Keeper {
         journal: &JournalHandle,
         lock: &Lock,
         events: &Sink,
-    ) -> Result<Option<Self>, LogError> {
-        let Some(source) = job.source.tts() else { return Ok(None) };
-        Ok(Some(Self {
-            source: Guarded::new(source.stack().clone(), lock.clone()),
-            app: source.app().clone(),
+    ) -> Result<Self, LogError> {
+        let source = job.source.tts();
+        Ok(Self {
+            source: source.map(|source| Guarded::new(source.stack().clone(), lock.clone())),
+            app: job.source.app().clone(),
             target: Guarded::new(job.target.stack().clone(), lock.clone()),
             target_app: job.target.app().clone(),
             journal: journal.clone(),
-            log: ItemLog::open(journal, source.app()).await?,
+            log: ItemLog::open(journal, job.source.app()).await?,
             wishes: job.wishes.clone(),
             events: events.clone(),
             packages: OnceCell::new(),
             live: OnceCell::new(),
             outcomes: Mutex::default(),
-        }))
+        })
     }
 
     /// What became of each of them, by name.
