@@ -107,8 +107,12 @@ fn gateways(
         config::WhichGateways::Chosen(chosen) => {
             let chosen = chosen.select(io::stdin());
             match chosen.map_err(|e| Failure::new(Exit::Usage, format!("gateways: {e}"), None))? {
-                config::Selection::All => gateways::Which::Glob(glob::Pattern::new("*").into_iter().collect()),
-                config::Selection::Ids(ids) => gateways::Which::Ids(ids.iter().map(ToString::to_string).collect()),
+                config::Selection::All => {
+                    gateways::Which::Glob(glob::Pattern::new("*").into_iter().collect())
+                }
+                config::Selection::Ids(ids) => {
+                    gateways::Which::Ids(ids.iter().map(ToString::to_string).collect())
+                }
                 config::Selection::Glob(globs) => gateways::Which::Glob(globs),
             }
         }

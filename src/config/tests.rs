@@ -476,5 +476,9 @@ fn a_shape_that_would_do_harm_is_refused() {
     let v2 = "[source.ttn-v2]\naccess-key = { env = \"SOURCE_API_KEY\" }\n[target.tts]\naddress = \"b.example.com\"\n\
               api-key = { env = \"TARGET_API_KEY\" }\n[transform]\nfrequency-plan = { default = \"EU_863_870_TTN\" }\n";
     let v2 = format!("{v2}{}", app("*", "*"));
-    assert!(errors(&v2).contains("`application[0].source` cannot be a shape of IDs with V2"), "{}", errors(&v2));
+    assert!(
+        errors(&v2).contains("`application[0].source` cannot be a shape of IDs with V2"),
+        "{}",
+        errors(&v2)
+    );
 }

@@ -11,6 +11,7 @@ use crate::{
     model::ids::AppId,
     plan::{
         belongings::link::LINK,
+        contacts::{self, Contacts},
         facts::Wishes,
         finding::{self, Finding},
         ttn_v2,
@@ -45,6 +46,9 @@ impl fmt::Debug for ApplicationState {
 
 /// What is copied of an application itself.
 const COPIED: [&str; 3] = ["name", "description", "attributes"];
+
+/// Contacts as older versions keep them; newer ones make it from those that have an account.
+const CONTACT_INFO: &str = "contact_info";
 
 /// Why the source cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +120,11 @@ impl ApplicationState {
     ) -> Result<Self, ApplicationError> {
         let target_app = &wishes.target_app;
         let mut paths: Vec<_> = COPIED.iter().map(|p| (*p).to_owned()).collect();
-        paths.extend(["contact_info", "administrative_contact", "technical_contact"].map(str::to_owned));
+        paths.extend(contacts::paths());
+        let both = paths.clone();
+        paths.push(CONTACT_INFO.to_owned());
         let found = source.application(app, &paths).await?;
-        let there = target.application(target_app, &paths[..COPIED.len()]).await?;
+        let there = target.application(target_app, &both).await?;
         let gone = found.is_none();
         if gone && !begun {
             return Err(ApplicationError::Missing(app.clone()));
@@ -158,6 +164,12 @@ impl ApplicationState {
         self.source_link.as_ref().is_some_and(|l| !path::stored(l).is_empty())
     }
 
+    /// What becomes of its contacts. `ours`: this journal has made the application on the target, or will.
+    pub fn contacts(&self, ours: bool, owner: Option<&Owner>, wishes: &Wishes) -> Contacts {
+        let owner = owner.map(ToString::to_string).unwrap_or_default();
+        contacts::contacts(&self.source, self.target.as_ref(), (ours || self.is_new(), &owner), wishes)
+    }
+
     /// What is worth saying about the application.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = self.more.clone();
@@ -176,14 +188,10 @@ impl ApplicationState {
             let text = "default payload formatters are not copied (application.copy)";
             findings.push(Finding::new(finding::Kind::NotCopied, text).fix("set them on the target by hand"));
         }
-        for contact in ["contact_info", "administrative_contact", "technical_contact"] {
-            if path::has(&self.source, contact) {
-                findings.push(
-                    Finding::new(finding::Kind::NotCopied, "contacts name people of the source")
-                        .paths([contact])
-                        .fix("set them on the target by hand"),
-                );
-            }
+        if path::has(&self.source, CONTACT_INFO) && contacts::of(&self.source).is_empty() {
+            let text = "the source's version keeps contacts as texts, which are not copied";
+            let finding = Finding::new(finding::Kind::NotCopied, text).paths([CONTACT_INFO]);
+            findings.push(finding.fix("set them on the target by hand"));
         }
         for (what, count) in &self.surroundings {
             findings.extend(

@@ -201,7 +201,8 @@ pub(super) struct Work<'a> {
 /// What is done around the devices before the first of them.
 async fn before(keeper: &Keeper, belongings: &Belongings) -> Result<(), LogError> {
     keeper.decide(belongings).await?;
-    keeper.before_devices().await
+    keeper.before_devices().await?;
+    keeper.set_contacts(belongings).await
 }
 
 /// True for a device that is begun in this run. What is read of it then must be read under the lock.
@@ -213,4 +214,3 @@ fn begins(device: &DevicePlan) -> bool {
 fn keeps_both_sides(pace: &Pace, mutes_target: bool) -> bool {
     mutes_target && matches!(pace.clear, ClearMode::Nothing | ClearMode::Mute)
 }
-

@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_reflect::DynamicMessage;
 
 use super::{
-    application::ApplicationState,
+    application::{self, ApplicationState, Origin},
     belongings::{self, Belongings},
     log::DeviceLog,
     run::{Job, Pace, RunError},
@@ -89,6 +89,12 @@ pub async fn application(
     let state = ApplicationState::read(&job.source, target, &job.wishes, !known.is_empty()).await?;
     let mut findings = state.findings();
     let gone = state.source_is_gone();
+    let ours = match journal {
+        Some(journal) => application::origin(journal, target_app).await? == Some(Origin::Ours),
+        None => false,
+    };
+    let contacts = state.contacts(ours, job.owner.as_ref(), &job.wishes);
+    findings.extend(contacts.findings);
     if let (Some(source), false) = (job.source.tts(), gone) {
         findings.extend(rights("source", source.stack(), app, SOURCE_RIGHTS).await?);
     }
@@ -138,8 +144,10 @@ pub async fn application(
         }
     }
     let exists = !state.is_new();
-    let mut belongings = belongings::read(job, journal, pace, (!gone, exists), &devices, state.link()).await?;
+    let mut belongings =
+        belongings::read(job, journal, pace, (!gone, exists), &devices, state.link()).await?;
     belongings.devices = all;
+    belongings.set_contacts(target_app, contacts.set);
     findings.append(&mut belongings.findings);
     let plan = ApplicationPlan {
         source: app.clone(),
@@ -194,7 +202,9 @@ fn swap(app: &AppId, target_app: &AppId, clear: ClearMode) -> Finding {
 
 /// The next run would move what this one has made.
 fn takes_the_target_too(shape: &str) -> Finding {
-    let text = format!("source and target are one deployment, where `{shape}` takes the applications of the target too");
+    let text = format!(
+        "source and target are one deployment, where `{shape}` takes the applications of the target too"
+    );
     Finding::new(Kind::SameDeployment, text).fix("write an [[application]] for each")
 }
 

@@ -54,7 +54,13 @@ impl Lock {
     }
 
     /// The lock of the application on the target, when that of the source is gone.
-    pub fn of_target(job: &Job, exists: bool, terms: &Terms, events: &Sink, abort: &CancellationToken) -> Self {
+    pub fn of_target(
+        job: &Job,
+        exists: bool,
+        terms: &Terms,
+        events: &Sink,
+        abort: &CancellationToken,
+    ) -> Self {
         let (stack, app) = (job.target.stack().clone(), job.target.app().clone());
         let target = Place { side: wire::Side::Target, stack, app, exists };
         Self::new(terms.clone(), vec![target], events.clone(), abort.clone())
@@ -126,6 +132,15 @@ impl Guarded<Stack> {
     /// The side, to read from.
     pub fn side(&self) -> &Stack {
         &self.place
+    }
+
+    /// As [`Stack::update_application`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn update_application(&self, app: &AppId, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.update_application(app, write).await
     }
 
     /// As [`Stack::set_belonging`].

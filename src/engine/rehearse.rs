@@ -15,6 +15,7 @@ use crate::{
     model::ids::DeviceId,
     plan::{
         belongings::{Ids, Sort, link::LINK},
+        contacts,
         failed::FailedApplication,
         transform::{Found, device_id},
     },
@@ -106,7 +107,8 @@ async fn mirror(job: &Job, into: Mirror<'_>, in_flight: usize) -> Result<(), Run
 
 async fn application(source: &TtsSource, into: &Arc<Tts>) -> Result<(), RunError> {
     let (stack, app) = (source.stack(), source.app());
-    let paths = ["name", "description", "attributes"].map(str::to_owned);
+    let mut paths = ["name", "description", "attributes"].map(str::to_owned).to_vec();
+    paths.extend(contacts::paths());
     let application = stack.application(app, &paths).await?;
     let mut store = into.store();
     if let Some(mut application) = application {

@@ -202,8 +202,7 @@ impl Rollback<'_> {
             let lock = Lock::of(job, true, &self.lock, self.events, &abort);
             let keeper = Keeper::of(job, self.journal, &lock, self.events).await?;
             let whole = self.begun(job, &Chosen::default()).await?.len() == keys.len();
-            let around =
-                chosen.takes_all_of(job.source.app()) && keeper.begun() > 0;
+            let around = chosen.takes_all_of(job.source.app()) && keeper.begun() > 0;
             if keys.is_empty() && !(whole && around) {
                 continue;
             }

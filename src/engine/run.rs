@@ -321,12 +321,7 @@ impl Dispatcher<'_> {
     }
 
     /// Registers the gateways.
-    async fn register(
-        &self,
-        plan: &Plan,
-        ready: &Ready,
-        summary: &mut Summary,
-    ) -> Result<(), RunError> {
+    async fn register(&self, plan: &Plan, ready: &Ready, summary: &mut Summary) -> Result<(), RunError> {
         let (Some(job), false) = (self.gateways, self.pace.only_begun) else { return Ok(()) };
         let Some((first, prepared)) = ready.applications.first() else { return Ok(()) };
         let first = (first, !prepared.state.is_new());

@@ -170,7 +170,8 @@ impl Sort {
 
     /// The write that empties one.
     pub fn nothing(&self) -> Write {
-        let top = mask::allowed(short(self.set.rpc)).iter().filter(|p| !p.contains('.') && !self.left.contains(p));
+        let top =
+            mask::allowed(short(self.set.rpc)).iter().filter(|p| !p.contains('.') && !self.left.contains(p));
         Write { message: empty(self), paths: top.map(|p| (*p).to_owned()).collect() }
     }
 

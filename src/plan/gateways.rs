@@ -45,7 +45,7 @@ const LEFT: &[&str] = &[
 ];
 /// Where the source's CUPS sends the gateway.
 const REDIRECT: [&str; 2] = ["target_cups_uri", "target_cups_key"];
-const CONTACTS: [&str; 2] = ["administrative_contact", "technical_contact"];
+pub(super) const CONTACTS: [&str; 2] = ["administrative_contact", "technical_contact"];
 /// How an API key of The Things Stack begins (`pkg/auth`).
 const API_KEY: &[u8] = b"NNSXS.";
 /// Paths of newer servers that this build knows by name alone.
@@ -344,7 +344,7 @@ fn plans(copy: &mut DynamicMessage, facts: &Facts, wishes: &Wishes, findings: &m
 }
 
 /// The user or organization in a contact: where its ID stands, and its name.
-fn account(message: &DynamicMessage, contact: &str) -> Option<(String, String)> {
+pub(super) fn account(message: &DynamicMessage, contact: &str) -> Option<(String, String)> {
     ["user", "organization"].into_iter().find_map(|kind| {
         let path = format!("{contact}.{kind}_ids.{kind}_id");
         let id = at::string(message, &path);

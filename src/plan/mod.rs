@@ -4,6 +4,7 @@
 pub mod back;
 pub mod belongings;
 pub mod compare;
+pub mod contacts;
 pub mod facts;
 pub mod failed;
 pub mod finding;

@@ -84,10 +84,11 @@ fn belongings(out: &mut String, all: &[ItemPlan]) {
         (|v| v == Verdict::Leave, "-".into(), "left behind"),
         (|v| v == Verdict::Stop, paint(BAD, "x"), "not copied"),
     ];
-    for sort in SORTS {
+    let sorts = SORTS.iter().map(|sort| (sort.name, sort.plural)).chain([("contact", "contacts")]);
+    for (sort, plural) in sorts {
         for (which, sign, words) in &lines {
             let some: Vec<_> =
-                all.iter().filter(|i| i.key.sort == sort.name && which(i.verdict)).map(|i| &i.key).collect();
+                all.iter().filter(|i| i.key.sort == sort && which(i.verdict)).map(|i| &i.key).collect();
             if some.is_empty() {
                 continue;
             }
@@ -99,7 +100,7 @@ fn belongings(out: &mut String, all: &[ItemPlan]) {
             names.extend((some.len() > NAMES).then(|| format!("{} more", some.len() - NAMES)));
             let names = names.join(", ");
             let names = if names.is_empty() { names } else { format!(" ({names})") };
-            let _ = writeln!(out, "  {sign} {} {words}: {}{names}", sort.plural, some.len());
+            let _ = writeln!(out, "  {sign} {plural} {words}: {}{names}", some.len());
         }
     }
 }

@@ -66,14 +66,22 @@ pub fn text(status: &Status) -> String {
     let _ = writeln!(out, "{} in the journal: {}", devices(rows.len()), counts(rows.iter().map(|r| r.state)));
     let open = rows.iter().filter(|r| r.state != DONE);
     let open = open.map(|r| {
-        vec![r.application.clone(), r.device.clone(), r.target.clone(), r.state.into(), r.last.clone(), r.why.clone()]
+        vec![
+            r.application.clone(),
+            r.device.clone(),
+            r.target.clone(),
+            r.state.into(),
+            r.last.clone(),
+            r.why.clone(),
+        ]
     });
     table(&mut out, &["application", "device", "on the target", "state", "since", "why"], open.collect());
     for (what, all) in [("around the devices", around), ("gateways", gateways)] {
         if all.is_empty() {
             continue;
         }
-        let _ = writeln!(out, "{what}: {} in the journal: {}", all.len(), counts(all.iter().map(|i| i.state)));
+        let _ =
+            writeln!(out, "{what}: {} in the journal: {}", all.len(), counts(all.iter().map(|i| i.state)));
         let at_source: Vec<_> = all.iter().map(|i| i.at_source).filter(|at| !at.is_empty()).collect();
         if !at_source.is_empty() {
             let _ = writeln!(out, "  at the source: {}", counts(at_source.into_iter()));

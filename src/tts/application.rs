@@ -6,8 +6,9 @@ use prost_reflect::{DynamicMessage, Value};
 
 use super::{Stack, app_ids, set_app};
 use crate::{
-    map::path,
+    map::{mask, path},
     model::ids::AppId,
+    plan::transform::Write,
     proto,
     wire::{About, Call, Error, Kind, List},
 };
@@ -102,6 +103,20 @@ impl Stack {
         path::set(&mut request, field, Value::String(id.clone()));
         let call = Call::create(About::application(app.as_str()));
         self.is.unary("/ttn.lorawan.v3.ApplicationRegistry/Create", request, call).await.map(drop)
+    }
+
+    /// Writes these paths of an application that is there.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn update_application(&self, app: &AppId, write: &Write) -> Result<(), Error> {
+        let mut message = write.message.clone();
+        path::set(&mut message, "ids.application_id", Value::String(app.as_str().to_owned()));
+        let mut request = proto::message("UpdateApplicationRequest");
+        path::set(&mut request, "application", Value::Message(message));
+        path::set(&mut request, "field_mask", Value::Message(mask::message(&write.paths)));
+        let call = Call::safe(About::application(app.as_str()));
+        self.is.unary("/ttn.lorawan.v3.ApplicationRegistry/Update", request, call).await.map(drop)
     }
 
     /// Deletes an application: its ID stays taken until it is restored, or purged by an administrator.

@@ -7,11 +7,11 @@ use stackferry::{
     map::path,
     plan::belongings::{collaborator, rights},
     proto,
-    rehearsal::{CallInfo, Fault, load, store::Table},
+    rehearsal::{CallInfo, EntityKind, Fault, Settings, load, store::Table},
 };
 use tonic::Code;
 
-use crate::world::{APP, Ran, World, dev, fixture};
+use crate::world::{APP, Ran, World, canaries, dev, fixture};
 
 const COMMON: &str = "copy = [\"formatters\", \"webhooks\"]\n";
 const TAIL: &str = "[transform]\nsession = \"keep\"\nallow-loss = [\"picture\", \"queued-downlinks\"]\n";
@@ -29,7 +29,12 @@ fn put(world: &World, app: &str, numbers: &[usize]) {
     let mut owner = proto::message("Collaborator");
     collaborator::write(&mut owner, "ids.", "user admin");
     path::set(&mut owner, "rights", rights::value([rights::ALL]));
-    world.source.tts.store().put(Table::Collaborators, &format!("app:{app}/usr:admin"), owner).expect("memory");
+    world
+        .source
+        .tts
+        .store()
+        .put(Table::Collaborators, &format!("app:{app}/usr:admin"), owner)
+        .expect("memory");
     for file in [devices, application] {
         fs::remove_file(file).expect("it is ours");
     }
@@ -82,7 +87,8 @@ fn one_that_cannot_be_read_stops_no_other_and_one_that_comes_later_is_taken_too(
     });
     let failed = "application meter-a → acme-meter-a failed";
     world.call("plan", &[]).expect(3).says(failed).says("application meter-b → acme-meter-b");
-    let ran = world.run().expect(3).says(failed).says("its devices were not looked at").says("2 devices moved");
+    let ran =
+        world.run().expect(3).says(failed).says("its devices were not looked at").says("2 devices moved");
     assert!(ran.out.contains("to go on: stackferry run"), "{}", ran.out);
     assert_eq!((there(&world, "acme-meter-b"), there(&world, "taps")), (1, 1));
     assert_eq!(there(&world, "acme-meter-a") + there(&world, "acme-valve"), 0);
@@ -109,7 +115,8 @@ fn one_that_cannot_be_read_stops_no_other_and_one_that_comes_later_is_taken_too(
     world.call("rehearse", &[]).expect(0).says("0 devices to move");
 
     world.target.tts.on_call(|call| {
-        about(call, "NsEndDeviceRegistry/Get", "acme-meter-a").then_some(Fault::Status(Code::PermissionDenied))
+        about(call, "NsEndDeviceRegistry/Get", "acme-meter-a")
+            .then_some(Fault::Status(Code::PermissionDenied))
     });
     world.call("verify", &[]).expect(3).says(failed).says("3 devices on the target as written");
     world.target.tts.unhook();
@@ -130,12 +137,20 @@ fn one_that_cannot_be_made_or_is_in_other_hands_stops_no_other_unless_asked() {
     };
     refuse();
     config(&world, "[rollout]\non-failure = \"stop\"\n");
-    let ran = world.run().expect(3).says("application meter-a → acme-meter-a failed: it cannot be made ready");
-    assert!(ran.out.contains("2 devices not begun: application meter-a failed (rollout.on-failure)"), "{}", ran.out);
+    let ran =
+        world.run().expect(3).says("application meter-a → acme-meter-a failed: it cannot be made ready");
+    assert!(
+        ran.out.contains("2 devices not begun: application meter-a failed (rollout.on-failure)"),
+        "{}",
+        ran.out
+    );
     assert_eq!(there(&world, "acme-meter-b") + there(&world, "taps"), 0);
     config(&world, "");
     let summary = json(&world, "run", &["--yes"], "summary");
-    assert_eq!((&summary["done"], &summary["not_begun"], &summary["stopped"]), (&2.into(), &2.into(), &0.into()));
+    assert_eq!(
+        (&summary["done"], &summary["not_begun"], &summary["stopped"]),
+        (&2.into(), &2.into(), &0.into())
+    );
     assert_eq!(summary["applications_failed"][0]["devices"], 2);
     world.target.tts.unhook();
     world.call("rollback", &["--yes"]).expect(0).says("2 devices brought back");
@@ -148,4 +163,40 @@ fn one_that_cannot_be_made_or_is_in_other_hands_stops_no_other_unless_asked() {
     world.run().expect(6).says("application meter-b → acme-meter-b failed").says("3 devices moved");
     world.source.remove(Table::Is, "meter-b", "stackferry-lock");
     world.run().expect(0).says("1 device moved");
+}
+
+#[test]
+fn keys_that_are_no_administrators_see_and_make_what_is_theirs() {
+    let world =
+        World::with(Settings::default(), Settings { users: vec!["carol".into()], ..Settings::default() });
+    put(&world, "meter-a", &[1]);
+    put(&world, "meter-b", &[3]);
+    config(&world, "");
+    let file = world.dir.path().join("move.toml");
+    let text = fs::read_to_string(&file).expect("written").replace("\"admin\"", "\"carol\"");
+    let (text, valve) = text.split_once("[[application]]\nsource = \"valve\"").expect("the second");
+    fs::write(file, format!("{text}[transform]{}", valve.split_once("[transform]").expect("it has one").1))
+        .expect("ours");
+    let own = world.source.tts.create_key(EntityKind::Application, "meter-b", &["APPLICATION_ALL"], None);
+    let rights = ["USER_APPLICATIONS_CREATE", "APPLICATION_ALL"];
+    let carols = world.target.tts.create_key(EntityKind::User, "carol", &rights, None);
+    let (own, carols) = (own.expect("memory"), carols.expect("memory"));
+    world.canaries().add(canaries::api_key("source", &own));
+    world.canaries().add(canaries::api_key("target", &carols));
+    let call = |verb: &str, arguments: &[&str]| {
+        let mut command = world.command(verb);
+        command.args(arguments).env("SOURCE_KEY", &own).env("TARGET_KEY", &carols);
+        Ran::of(command.output().expect("it starts"))
+    };
+    call("plan", &[]).expect(0).says("application acme-meter-b to be created").says("1 device to move");
+    call("run", &["--yes"]).expect(0).says("application acme-meter-b created").says("1 device moved");
+    assert_eq!((there(&world, "acme-meter-b"), there(&world, "acme-meter-a")), (1, 0));
+    call("rollback", &["--yes"]).expect(0).says("acme-meter-b removed");
+    call("run", &["--yes"]).expect(0).says("1 device moved");
+    // One that is there and somebody else's is not taken for one that is not.
+    let mut theirs = proto::message("Application");
+    path::set(&mut theirs, "ids.application_id", Value::String("acme-meter-a".into()));
+    world.target.tts.store().put(Table::Applications, "acme-meter-a", theirs).expect("memory");
+    let ran = Ran::of(world.command("plan").env("TARGET_KEY", &carols).output().expect("it starts"));
+    ran.expect(3).says("application meter-a → acme-meter-a failed").says("= done: 1 device");
 }

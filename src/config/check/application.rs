@@ -263,7 +263,8 @@ impl Checker<'_, '_> {
         }
         for found in applications {
             if found.application.shape.is_some() {
-                let text = format!("`{}` would take the applications of the target too", found.application.source);
+                let text =
+                    format!("`{}` would take the applications of the target too", found.application.source);
                 let help = "inside one deployment write an [[application]] for each";
                 self.error(&found.source_at, text, "", help);
                 continue;

@@ -53,6 +53,7 @@ impl Keeper {
     /// # Errors
     /// Only when the journal fails.
     pub async fn all_are_back(&self) -> Result<(), LogError> {
+        self.contacts_back().await?;
         for (item, _) in self.log.known(&self.target_app) {
             let back = self.take_back(&item).await;
             self.settle(&item, back)?;

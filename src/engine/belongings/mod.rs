@@ -5,6 +5,7 @@
 mod back;
 mod carry;
 mod clear;
+mod contacts;
 mod gather;
 pub(super) mod log;
 mod verify;
@@ -35,8 +36,11 @@ use crate::{
         facts::Wishes,
         finding::{Finding, Kind},
     },
-    tts::{Stack, belongings::Which},
+    tts::{Stack, application::Owner, belongings::Which},
 };
+
+/// The word for a contact in plans and summaries.
+const CONTACT: &str = "contact";
 
 pub use gather::read;
 use log::ItemLog;
@@ -57,6 +61,8 @@ pub struct Belongings {
     packages: Option<std::collections::BTreeSet<String>>,
     /// How many wait to be cleared at the source.
     to_clear: usize,
+    /// Contacts that are set once the collaborators are there.
+    contacts: Vec<(&'static str, String)>,
     /// All devices of the source application, chosen or not.
     pub(super) devices: Vec<DeviceId>,
 }
@@ -79,8 +85,20 @@ impl Belongings {
         self.plans.iter().any(|plan| plan.verdict == Verdict::Create && plan.key.device.is_empty())
     }
 
+    /// Adds contacts of the application that are to be set.
+    pub(super) fn set_contacts(&mut self, target: &AppId, contacts: Vec<(&'static str, String)>) {
+        let plan = |(contact, _): &(&str, String)| ItemPlan {
+            key: contact_key(target, contact),
+            verdict: Verdict::Create,
+            findings: Vec::new(),
+        };
+        self.plans.extend(contacts.iter().map(plan));
+        self.contacts = contacts;
+    }
+
     /// Leaves those alone that no earlier run has begun.
     pub fn only_begun(&mut self) {
+        self.contacts.clear();
         let begun = |verdict| matches!(verdict, Verdict::Resume(_) | Verdict::Done);
         self.plans.retain(|plan| begun(plan.verdict));
         self.fresh.clear();
@@ -98,6 +116,8 @@ pub struct Keeper {
     target_app: AppId,
     journal: JournalHandle,
     log: ItemLog,
+    /// Who owns the application on the target, where this journal has made it.
+    owner: Option<Owner>,
     wishes: Wishes,
     events: Sink,
     /// The packages that the target has; asked once its application is there.
@@ -124,6 +144,7 @@ impl Keeper {
             target_app: job.target.app().clone(),
             journal: journal.clone(),
             log: ItemLog::open(journal, job.source.app()).await?,
+            owner: job.owner.clone(),
             wishes: job.wishes.clone(),
             events: events.clone(),
             packages: OnceCell::new(),
@@ -174,6 +195,13 @@ impl Keeper {
         self.ended(item, result.or_else(Trouble::outcome)?);
         Ok(())
     }
+}
+
+/// The name of a contact in plans and summaries. The journal has none: whom it made a collaborator it makes a contact only in
+/// the place of the owner, and that is seen on the target.
+fn contact_key(target: &AppId, contact: &str) -> ItemKey {
+    let id = contact.trim_end_matches("_contact").to_owned();
+    ItemKey { target: target.to_string(), sort: CONTACT.to_owned(), device: String::new(), id }
 }
 
 /// The kind of a recorded one. A journal of a newer version may have kinds that this one does not know.

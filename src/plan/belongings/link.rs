@@ -4,12 +4,8 @@
 use super::{Ids, Method, Sort};
 use crate::model::device::Component;
 
-const SET: Method = Method {
-    rpc: "/ttn.lorawan.v3.As/SetLink",
-    request: "SetApplicationLinkRequest",
-    at: "",
-    field: "link",
-};
+const SET: Method =
+    Method { rpc: "/ttn.lorawan.v3.As/SetLink", request: "SetApplicationLinkRequest", at: "", field: "link" };
 
 /// A link. An application has one, without an ID. It is not deleted but emptied: `DeleteLink` would take all associations of
 /// packages along, whoever made them.
