@@ -142,16 +142,19 @@ fn begun(config: &Config, block: &config::Application) -> Result<BTreeSet<AppId>
     Ok(devices.chain(made).filter(|id| is_id(id.as_str()) && block.takes(id)).collect())
 }
 
+/// A deployment, and the other servers that hold records of its devices.
+type Deployment = (Stack, Vec<Stack>);
+
 /// The deployment of the source with each key that is used: who shares a key shares connections and rates.
 struct Sources<'a> {
     config: &'a Config,
     source: &'a Place,
     events: &'a Sink,
-    known: Vec<(Option<SecretRef>, (Stack, Vec<Stack>))>,
+    known: Vec<(Option<SecretRef>, Deployment)>,
 }
 
 impl Sources<'_> {
-    fn with(&mut self, key: Option<&SecretRef>) -> Result<&(Stack, Vec<Stack>), Failure> {
+    fn with(&mut self, key: Option<&SecretRef>) -> Result<&Deployment, Failure> {
         let index = match self.known.iter().position(|(known, _)| known.as_ref() == key) {
             Some(index) => index,
             None => {
