@@ -67,6 +67,18 @@ fn team() -> World {
     world
 }
 
+/// Gives the source's application contacts who are not its owner.
+fn set_contacts(world: &World) {
+    let mut application = world.source.tts.store().get(Table::Applications, APP).cloned().expect("there");
+    let wanted = [
+        ("administrative_contact", "user alice".to_owned()),
+        ("technical_contact", "organization acme".to_owned()),
+    ];
+    let write = contacts::write(&wanted);
+    path::apply(&mut application, &write.message, &write.paths);
+    world.source.tts.store().put(Table::Applications, APP, application).expect("memory");
+}
+
 /// Who the contacts of an application are.
 fn contacts_of(side: &crate::world::Side, app: &str) -> Vec<String> {
     let application = side.tts.store().get(Table::Applications, app).cloned().expect("it is there");
@@ -77,14 +89,7 @@ fn contacts_of(side: &crate::world::Side, app: &str) -> Vec<String> {
 fn people_have_the_same_rights_under_the_names_of_the_target() {
     let world = team();
     config_of(&world, &[1], ONLY, PEOPLE);
-    let mut application = world.source.tts.store().get(Table::Applications, APP).cloned().expect("there");
-    let wanted = [
-        ("administrative_contact", "user alice".to_owned()),
-        ("technical_contact", "organization acme".to_owned()),
-    ];
-    let write = contacts::write(&wanted);
-    path::apply(&mut application, &write.message, &write.paths);
-    world.source.tts.store().put(Table::Applications, APP, application).expect("memory");
+    set_contacts(&world);
     let before = who(&world.source, APP);
     let plan = world.call("plan", &[]).expect(0);
     plan.says("+ collaborators to be copied: 2 (organization acme, user alice)")
@@ -183,12 +188,14 @@ fn nobody_is_given_what_the_key_itself_does_not_have() {
 fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
     let world = team();
     config_of(&world, &[1], ONLY, PEOPLE);
+    set_contacts(&world);
     let before = who(&world.source, APP);
     let mut kills = 0;
     for n in 1.. {
         let there = run_and_kill(&world, "run", n, n % 2 == 0);
         world.run().expect(0);
         assert_eq!(who(&world.target, TARGET).len(), 3, "after a kill at call {n}");
+        assert_eq!(contacts_of(&world.target, TARGET), ["user alice-nl", "organization acme-eu"], "{n}");
         let back = run_and_kill(&world, "rollback", n, n % 2 == 1);
         world.call("rollback", &["--yes"]).expect(0);
         assert_eq!(
@@ -202,7 +209,11 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
         }
         kills += usize::from(there) + usize::from(back);
     }
-    assert_eq!(kills, 4, "two are made, and two are taken back");
+    assert_eq!(
+        kills,
+        4 + 3,
+        "two are made, two contacts set, and given back at once, and two are taken back"
+    );
 }
 
 #[test]
