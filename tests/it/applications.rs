@@ -70,8 +70,8 @@ fn there(world: &World, app: &str) -> usize {
 
 fn json(world: &World, verb: &str, arguments: &[&str], event: &str) -> serde_json::Value {
     let ran = world.call(verb, &[arguments, &["--output", "json"]].concat());
-    let lines = ran.out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
-    lines.filter(|line| line["event"] == event).next_back().expect("it is said")
+    let mut lines = ran.out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
+    lines.rfind(|line| line["event"] == event).expect("it is said")
 }
 
 fn writes(world: &World) -> (usize, usize) {
