@@ -1,25 +1,22 @@
 //! From the configuration to the two sides: resolves secrets, starts embedded stacks, makes clients.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use prost_reflect::Value;
 
+pub use super::applications::Which;
 use super::{
     Exit, Failure,
+    applications::jobs,
     embedded::{self, Embedded, EmbeddedTtnV2, EmbeddedTts},
 };
 use crate::{
     config::{self, Config, Env, Other},
     engine::{
         event::Sink,
-        gateways::{GatewayJob, Which},
+        gateways::{self, GatewayJob},
         keys_file::KeysFile,
-        run::{Job, Pace},
+        run::{Job, Jobs, Pace, Ready},
     },
     map::path,
     model::{ids::AppId, secret::Secret},
@@ -32,9 +29,7 @@ use crate::{
     source::{
         any::AnySource,
         ttn_v2::{Handler, TtnV2Source},
-        tts::TtsSource,
     },
-    target::tts::TtsTarget,
     tts::{Stack, application::Owner},
     wire::{self, Client, Endpoint, Settings, Side, Tls},
 };
@@ -46,7 +41,9 @@ const V2_RATE: wire::Rate = wire::Rate::per_second(5);
 #[derive(Debug)]
 pub struct Sides {
     /// What is moved.
-    pub jobs: Vec<Job>,
+    pub jobs: Jobs,
+    /// The applications of the configuration, each by its ID.
+    pub applications: Vec<config::Application>,
     /// Gateways that are registered.
     pub gateways: Option<GatewayJob>,
     _embedded: Vec<Embedded>,
@@ -56,19 +53,20 @@ pub struct Sides {
 ///
 /// # Errors
 /// Secrets that cannot be had, files that cannot be read, embedded stacks that cannot start.
-pub async fn sides(config: &Config, events: &Sink) -> Result<Sides, Failure> {
+pub async fn sides(config: &Config, which: Which, events: &Sink) -> Result<Sides, Failure> {
     let mut embedded = Vec::new();
     let source = Place::start(config, &config.source, Side::Source, &mut embedded).await?;
     let target = Place::start(config, &config.target, Side::Target, &mut embedded).await?;
     let gateways = gateways(config, &source, &target, events)?;
-    jobs(config, &source, &target, events).map(|jobs| Sides { jobs, gateways, _embedded: embedded })
+    let (jobs, applications) = jobs(config, which, (&source, &target), events).await?;
+    Ok(Sides { jobs, applications, gateways, _embedded: embedded })
 }
 
 /// As [`sides`], with embedded stacks in their place.
 ///
 /// # Errors
 /// As [`sides`].
-pub fn with_embedded(
+pub async fn with_embedded(
     config: &Config,
     source: Embedded,
     target: Embedded,
@@ -76,7 +74,8 @@ pub fn with_embedded(
 ) -> Result<Sides, Failure> {
     let (from, to) = (Place::of(&source), Place::of(&target));
     let gateways = gateways(config, &from, &to, events)?;
-    jobs(config, &from, &to, events).map(|jobs| Sides { jobs, gateways, _embedded: vec![source, target] })
+    let (jobs, applications) = jobs(config, Which::All, (&from, &to), events).await?;
+    Ok(Sides { jobs, applications, gateways, _embedded: vec![source, target] })
 }
 
 fn account(owner: &config::Owner) -> Owner {
@@ -87,7 +86,7 @@ fn account(owner: &config::Owner) -> Owner {
 }
 
 /// Who owns what is made on the target.
-fn owner(config: &Config, target: &Place) -> Option<Owner> {
+pub(super) fn owner(config: &Config, target: &Place) -> Option<Owner> {
     match &config.owner {
         Some(owner) => Some(account(owner)),
         // The administrator of an embedded stack owns what is made there.
@@ -102,21 +101,25 @@ fn gateways(
     target: &Place,
     events: &Sink,
 ) -> Result<Option<GatewayJob>, Failure> {
-    let Some(gateways) = &config.gateways else { return Ok(None) };
-    let which = match &gateways.which {
-        config::WhichGateways::Owner(owner) => Which::Owner(account(owner)),
-        config::WhichGateways::Listed(list) => Which::Listed(list.iter().map(listed).collect()),
+    let Some(wanted) = &config.gateways else { return Ok(None) };
+    let which = match &wanted.which {
+        config::WhichGateways::Owner(owner) => gateways::Which::Owner(account(owner)),
+        config::WhichGateways::Listed(list) => gateways::Which::Listed(list.iter().map(listed).collect()),
         config::WhichGateways::Chosen(chosen) => {
             let chosen = chosen.select(io::stdin());
             match chosen.map_err(|e| Failure::new(Exit::Usage, format!("gateways: {e}"), None))? {
-                config::Selection::All => Which::Glob(glob::Pattern::new("*").into_iter().collect()),
-                config::Selection::Ids(ids) => Which::Ids(ids.iter().map(ToString::to_string).collect()),
-                config::Selection::Glob(globs) => Which::Glob(globs),
+                config::Selection::All => {
+                    gateways::Which::Glob(glob::Pattern::new("*").into_iter().collect())
+                }
+                config::Selection::Ids(ids) => {
+                    gateways::Which::Ids(ids.iter().map(ToString::to_string).collect())
+                }
+                config::Selection::Glob(globs) => gateways::Which::Glob(globs),
             }
         }
     };
     let of_tts = !matches!(source, Place::TtnV2(_) | Place::EmbeddedTtnV2 { .. });
-    let from = of_tts.then(|| source.stack(Side::Source, config, gateways.api_key.as_ref(), events));
+    let from = of_tts.then(|| source.stack(Side::Source, config, wanted.api_key.as_ref(), events));
     let ca = match &config.target {
         config::Side::Tts(stack) => stack.ca.as_ref().map(|ca| ca.display().to_string()),
         _ => None,
@@ -127,17 +130,17 @@ fn gateways(
         owner: owner(config, target),
         which,
         wishes: plan::gateways::Wishes {
-            prefix: gateways.id_prefix.clone(),
+            prefix: wanted.id_prefix.clone(),
             people: config.people.clone(),
-            api_keys: gateways.api_keys.clone(),
+            api_keys: wanted.api_keys.clone(),
             frequency_plans: config.transform.frequency_plans.clone(),
             allowed: config.transform.allow_loss.iter().filter_map(|name| Kind::allowable(name)).collect(),
-            cups_redirect: gateways.cups_redirect,
+            cups_redirect: wanted.cups_redirect,
         },
-        wait: gateways.wait,
-        keys_file: gateways.keys_file.clone(),
+        wait: wanted.wait,
+        keys_file: wanted.keys_file.clone(),
         ca,
-        max: gateways.max,
+        max: wanted.max,
         in_flight: config.rollout.in_flight,
     }))
 }
@@ -155,37 +158,11 @@ fn listed(gateway: &config::ListedGateway) -> plan::gateways::Found {
     plan::gateways::Found { id: gateway.id.clone(), message, secrets: true }
 }
 
-fn jobs(config: &Config, source: &Place, target: &Place, events: &Sink) -> Result<Vec<Job>, Failure> {
-    let owner = owner(config, target);
-    let to = target.stack(Side::Target, config, None, events)?;
-    let mut jobs = Vec::new();
-    for application in &config.applications {
-        let devices = application.devices.select(io::stdin()).map_err(|e| {
-            Failure::new(Exit::Usage, format!("application {}: {e}", application.source), None)
-        })?;
-        jobs.push(Job {
-            source: source.source(config, application, events)?,
-            target: TtsTarget::new(to.clone(), application.target.clone()),
-            owner: owner.clone(),
-            wishes: wishes(config, application),
-            devices,
-            keys_in_use: BTreeSet::new(),
-        });
-    }
-    // A key of one application may be that of another's run, or of another server.
-    let sources = jobs.iter().filter_map(|job| job.source.tts()).flat_map(TtsSource::stacks);
-    let in_use: BTreeSet<_> = sources.chain([&to]).filter_map(|stack| stack.is.key_id()).collect();
-    for job in &mut jobs {
-        job.keys_in_use.clone_from(&in_use);
-    }
-    Ok(jobs)
-}
-
 /// The file of the new API keys of applications.
-pub fn keys_file(config: &Config) -> Option<KeysFile> {
+pub fn keys_file(config: &Config, ready: &Ready) -> Option<KeysFile> {
     let path = config.integrations.keys_file.clone()?;
-    let applications = config.applications.iter().map(|a| (a.source.clone(), a.target.clone())).collect();
-    Some(KeysFile { path, applications })
+    let pair = |job: &Job| (job.source.app().clone(), job.target.app().clone());
+    Some(KeysFile { path, applications: ready.applications.iter().map(|(job, _)| pair(job)).collect() })
 }
 
 /// How the configuration wants a run to go.
@@ -193,6 +170,7 @@ pub fn pace(config: &Config) -> Pace {
     Pace {
         in_flight: config.rollout.in_flight,
         max_failures: config.rollout.max_failures,
+        stop: config.rollout.stop,
         clear: config.clear.mode,
         clear_when: config.clear.when,
         hold: config.clear.hold,
@@ -204,7 +182,7 @@ pub fn pace(config: &Config) -> Pace {
     }
 }
 
-fn wishes(config: &Config, application: &config::Application) -> Wishes {
+pub(super) fn wishes(config: &Config, application: &config::Application) -> Wishes {
     let transform = &config.transform;
     Wishes {
         target_app: application.target.clone(),
@@ -242,7 +220,7 @@ fn numbers(enumeration: &str, versions: &[(glob::Pattern, String)]) -> Vec<(glob
 }
 
 /// Where a side is: a deployment of the configuration, or an embedded one.
-enum Place {
+pub(super) enum Place {
     Real(Box<config::Stack>),
     TtnV2(config::TtnV2),
     Embedded { addr: SocketAddr, host: String, key: String },
@@ -287,17 +265,24 @@ impl Place {
         matches!(self, Self::Embedded { .. } | Self::EmbeddedTtnV2 { .. })
     }
 
-    fn source(
+    /// A deployment of The Things Stack with this key, and the other servers that hold records of its devices.
+    pub(super) fn tts(
+        &self,
+        config: &Config,
+        own_key: Option<&config::SecretRef>,
+        events: &Sink,
+    ) -> Result<(Stack, Vec<Stack>), Failure> {
+        Ok((self.stack(Side::Source, config, own_key, events)?, self.others(config, events)?))
+    }
+
+    /// The application of V2; `None` where the source is none.
+    pub(super) fn ttn_v2(
         &self,
         config: &Config,
         application: &config::Application,
         events: &Sink,
-    ) -> Result<AnySource, Failure> {
+    ) -> Result<Option<AnySource>, Failure> {
         let app = application.source.clone();
-        let settings = || Settings {
-            limit: Some(config.limits.source.map_or(V2_RATE, |r| wire::Rate::new(r.calls, r.per))),
-            ..settings(Side::Source, config, events)
-        };
         let (handler, key) = match self {
             Self::TtnV2(v2) => {
                 let reference = application.access_key.as_ref().or(v2.access_key.as_ref());
@@ -310,15 +295,16 @@ impl Place {
                 let key = keys.get(app.as_str()).cloned().unwrap_or_default();
                 (Handler::Discover(endpoint), Secret::new(key))
             }
-            Self::Real(_) | Self::Embedded { .. } => {
-                let stack = self.stack(Side::Source, config, application.api_key.as_ref(), events)?;
-                return Ok(AnySource::Tts(TtsSource::new(stack, app, self.others(config, events)?)));
-            }
+            Self::Real(_) | Self::Embedded { .. } => return Ok(None),
         };
-        Ok(AnySource::TtnV2(TtnV2Source::new(app, handler, key, settings())))
+        let settings = Settings {
+            limit: Some(config.limits.source.map_or(V2_RATE, |r| wire::Rate::new(r.calls, r.per))),
+            ..settings(Side::Source, config, events)
+        };
+        Ok(Some(AnySource::TtnV2(TtnV2Source::new(app, handler, key, settings))))
     }
 
-    fn stack(
+    pub(super) fn stack(
         &self,
         side: Side,
         config: &Config,
@@ -431,7 +417,7 @@ fn secret(reference: &config::SecretRef) -> Result<Secret, Failure> {
     })
 }
 
-fn call(error: wire::Error) -> Failure {
+pub(super) fn call(error: wire::Error) -> Failure {
     let hint = error.hint();
     Failure::new(super::exit::of_call(&error), error, hint)
 }

@@ -73,6 +73,7 @@ impl Exit {
         } else if summary.interrupted {
             Self::Interrupted
         } else if summary.not_begun > 0
+            || !summary.failed.is_empty()
             || some(|o| matches!(o, Outcome::Refused(_) | Outcome::Stopped(_) | Outcome::Blocked(_)))
         {
             Self::Devices

@@ -1,5 +1,6 @@
 //! The command line: one verb a file, no logic of its own.
 
+mod applications;
 mod clear;
 pub mod connect;
 mod embedded;
@@ -133,30 +134,14 @@ impl From<crate::journal::Error> for Failure {
 
 impl From<crate::engine::run::RunError> for Failure {
     fn from(error: crate::engine::run::RunError) -> Self {
-        use crate::engine::{log::LogError, run::RunError as E};
-        let (exit, hint) = match &error {
-            E::Call(e) | E::Application(crate::engine::application::ApplicationError::Call(e)) => {
-                (exit::of_call(e), e.hint())
-            }
-            E::Application(_) => (Exit::Failed, Some("check application.source and the API key".to_owned())),
-            E::Journal(e) => (Exit::Journal, Some(e.hint())),
-            E::Log(LogError::Journal(e)) => (Exit::Journal, Some(e.hint())),
-            E::Log(LogError::Event { .. }) => {
-                (Exit::Journal, Some("a newer version of stackferry may have written it: update".to_owned()))
-            }
-            E::Log(_) => (Exit::Journal, Some("nothing more is done without a sound journal".to_owned())),
-            E::Embedded(_) => (Exit::Failed, None),
-            E::KeysFile { .. } => (
-                Exit::Failed,
-                Some("the keys are sealed in the journal: run again once it can be written".to_owned()),
-            ),
-            E::TooManyGateways { .. } => {
-                (Exit::Usage, Some("raise gateways.max-gateways, or choose fewer".to_owned()))
-            }
-            E::TooMany { .. } => {
-                (Exit::Usage, Some("raise clear.max-devices, or move fewer devices at a time".to_owned()))
-            }
+        use crate::engine::{application::ApplicationError, run::RunError as E};
+        let exit = match &error {
+            E::Call(e) | E::Application(ApplicationError::Call(e)) => exit::of_call(e),
+            E::Journal(_) | E::Log(_) => Exit::Journal,
+            E::Application(_) | E::Embedded(_) | E::KeysFile { .. } => Exit::Failed,
+            E::TooManyGateways { .. } | E::TooMany { .. } => Exit::Usage,
         };
+        let hint = error.hint();
         Self::new(exit, error, hint)
     }
 }

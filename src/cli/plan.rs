@@ -40,15 +40,14 @@ pub(super) async fn run(
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let work = async move {
-        let sides = connect::sides(&config, &sink).await?;
+        let sides = connect::sides(&config, connect::Which::All, &sink).await?;
         let journal = journal_if_there(&config)?;
-        let (plan, _) =
-            run::plan(&sides.jobs, sides.gateways.as_ref(), journal.as_ref(), &connect::pace(&config), &sink)
-                .await?;
+        let (gateways, pace) = (sides.gateways.as_ref(), connect::pace(&config));
+        let (plan, _) = run::plan(sides.jobs, gateways, journal.as_ref(), &pace, &sink).await?;
         if let Some(journal) = journal {
             journal.close().await?;
         }
-        drop((sink, sides));
+        drop(sink);
         Ok::<_, Failure>(plan)
     };
     let (plan, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
@@ -62,5 +61,6 @@ pub(super) async fn run(
     let around = plan.applications.iter().flat_map(|a| &a.belongings);
     let stopped = around.filter(|item| item.verdict == belongings::Verdict::Stop).count();
     let stopped = stopped + usize::from(plan.gateways.stops());
+    let stopped = stopped + plan.failed.len();
     Ok(if stopped + plan.count(|v| *v == Verdict::Stop) > 0 { Exit::Devices } else { Exit::Done })
 }

@@ -45,38 +45,38 @@ pub(super) async fn run(
     let sink = Sink::new(sender);
     let stop = Stop::default();
     let work = async {
-        let real = connect::sides(&config, &sink).await?;
+        // The real journal knows nothing of this, and this nothing of it.
+        config.journal.path = folder.path.join("rehearsal.journal");
+        config.journal.seal_key = None;
+        let real = connect::sides(&config, connect::Which::All, &sink).await?;
         let mut source = Rehearsal { people: config.people.clone(), ..settings(&config.source) };
         let mut target = Rehearsal { people: config.people.clone(), ..settings(&config.target) };
-        rehearse::mirror_facts(&real.jobs, &mut source, &mut target).await?;
+        rehearse::mirror_facts(&real.jobs.ready, &mut source, &mut target).await?;
         let apps = connect::applications(&config);
         let source = embedded::start(&source, wire::Side::Source, &apps).await?;
-        let one_deployment = rehearse::one_deployment(&real.jobs).await?;
-        for job in &real.jobs {
-            let into = match &source {
-                Embedded::Tts(source) => rehearse::Mirror::Tts(&source.tts),
-                Embedded::TtnV2(source) => rehearse::Mirror::TtnV2(&source.v2),
-            };
-            rehearse::mirror(job, into, config.rollout.in_flight).await?;
-        }
+        let one_deployment = rehearse::one_deployment(&real.jobs.ready).await?;
+        let into = match &source {
+            Embedded::Tts(source) => rehearse::Mirror::Tts(&source.tts),
+            Embedded::TtnV2(source) => rehearse::Mirror::TtnV2(&source.v2),
+        };
+        let failed = rehearse::mirror_all(&real.jobs, into, &connect::pace(&config)).await?;
+        config.applications = real.applications;
+        config.applications.retain(|app| failed.iter().all(|failed| failed.source != app.source));
         let gateways = match &real.gateways {
             Some(job) => crate::engine::gateways::found(job).await?,
             None => Vec::new(),
         };
-        let keys_in_use = real.jobs.first().map(|job| job.keys_in_use.clone()).unwrap_or_default();
+        let keys_in_use = real.jobs.ready.first().map(|job| job.keys_in_use.clone()).unwrap_or_default();
         if let Embedded::Tts(source) = &source {
             rehearse::mirror_gateways(&gateways, &source.tts)?;
         }
-        drop(real);
         let target = match &source {
             Embedded::Tts(source) if one_deployment => embedded::again(source, wire::Side::Target).await?,
             _ => embedded::start_tts(&target, wire::Side::Target).await?,
         };
-        // Nobody joins an embedded stack or connects to it, and the real journal must know nothing of this.
+        // Nobody joins an embedded stack or connects to it.
         config.clear.when = Some(ClearWhen::Verified);
         config.clear.gateways = ClearGateways::Nothing;
-        config.journal.path = folder.path.join("rehearsal.journal");
-        config.journal.seal_key = None;
         // The embedded V2 does not limit anybody.
         if let Embedded::TtnV2(_) = &source {
             config.limits.source = FAST.parse().ok();
@@ -89,8 +89,9 @@ pub(super) async fn run(
         if let Some(file) = &mut config.integrations.keys_file {
             *file = folder.path.join("application-keys.csv");
         }
-        let mut sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink)?;
-        for job in &mut sides.jobs {
+        let mut sides = connect::with_embedded(&config, source, Embedded::Tts(target), &sink).await?;
+        sides.jobs.failed = failed;
+        for job in &mut sides.jobs.ready {
             job.keys_in_use.clone_from(&keys_in_use);
         }
         if let Some(job) = &mut sides.gateways {

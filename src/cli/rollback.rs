@@ -58,7 +58,7 @@ pub(super) async fn run(
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let work = async {
-        let sides = connect::sides(&config, &sink).await?;
+        let sides = connect::sides(&config, connect::Which::Begun, &sink).await?;
         let result = carry_out(arguments, &config, &sides, &journal, &chosen, terminal, sink).await;
         let closed = journal.close().await;
         let summary = result?;
@@ -91,7 +91,7 @@ async fn carry_out(
         lock,
         gateways: sides.gateways.as_ref(),
     };
-    let jobs = &sides.jobs[..];
+    let jobs = &sides.jobs.ready[..];
     let returns = rollback.survey(jobs, chosen).await?;
     let around = rollback.around(jobs, chosen).await?;
     terminal.data(&report::rollback::text(&returns));
@@ -136,7 +136,7 @@ async fn carry_out(
 fn chosen(arguments: &RollbackArguments, config: &Config) -> Result<Chosen, Failure> {
     let usage = |text: String| Failure::new(Exit::Usage, text, None);
     for app in &arguments.applications {
-        if config.applications.iter().all(|a| a.source != *app) {
+        if !config.applications.iter().any(|a| a.takes(app)) {
             return Err(usage(format!("the configuration has no source application {app}")));
         }
     }

@@ -64,7 +64,8 @@ pub(super) async fn move_devices(
     let sink = Sink::new(sender);
     let stop = Stop::default();
     let work = async {
-        let sides = connect::sides(config, &sink).await?;
+        let which = if how.pace.only_begun { connect::Which::Begun } else { connect::Which::All };
+        let sides = connect::sides(config, which, &sink).await?;
         carry_out(config, how, sides, terminal, sink, &stop).await
     };
     let (summary, ()) = tokio::join!(work, progress::watch(events, terminal, verbose));
@@ -117,14 +118,14 @@ pub(super) async fn carry_out(
     let journal = open_journal(config)?;
     let result = async {
         let gateways = sides.gateways.as_ref();
-        let (plan, ready) = run::plan(&sides.jobs, gateways, Some(&journal), &pace, &sink).await?;
+        let (plan, ready) = run::plan(sides.jobs, gateways, Some(&journal), &pace, &sink).await?;
         if let Some(planned) = &planned {
             let hint = "look at the new plan with `stackferry plan --out`; nothing was done".to_owned();
             let now = Decided::of(&plan, config.decisive());
             planned.check(&now).map_err(|stale| Failure::new(Exit::Usage, stale, Some(hint)))?;
         }
         let going = plan.count(|v| matches!(v, Verdict::Move | Verdict::Resume(_)));
-        let around = ready.applications.iter().map(|ready| ready.belongings.changes()).sum();
+        let around = ready.applications.iter().map(|(_, ready)| ready.belongings.changes()).sum();
         let registers = plan.gateways.have_work();
         let deletes = if pace.hold { 0 } else { plan.gateways.deletes() };
         let question = || question((going, around, registers, deletes), config, pace.hold);
@@ -136,7 +137,7 @@ pub(super) async fn carry_out(
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
         let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
-        let keys_file = connect::keys_file(config);
+        let keys_file = connect::keys_file(config, &ready);
         let dispatcher = Dispatcher {
             journal: &journal,
             pace,
@@ -146,7 +147,7 @@ pub(super) async fn carry_out(
             gateways,
             keys_file: keys_file.as_ref(),
         };
-        Ok::<_, Failure>(Some(dispatcher.carry_out(sides.jobs, &plan, ready).await?))
+        Ok::<_, Failure>(Some(dispatcher.carry_out(&plan, ready).await?))
     }
     .await;
     let closed = journal.close().await;

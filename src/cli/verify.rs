@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Exit, Failure, connect, load, run::journal_if_there};
 use crate::{
-    engine::{belongings, event::Sink, gateways, verify},
+    engine::{event::Sink, gateways, verify},
     report::{self, Terminal, progress},
 };
 
@@ -17,24 +17,17 @@ pub(super) async fn run(path: &Path, terminal: &Terminal, verbose: u8) -> Result
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let sink = Sink::new(sender);
     let work = async move {
-        let sides = connect::sides(&config, &sink).await?;
-        let (mut all, mut around) = (Vec::new(), Vec::new());
-        for job in &sides.jobs {
-            around.extend(belongings::verify(job, &journal).await?);
-            all.extend(verify::verify(job, &journal, config.rollout.in_flight).await?);
+        let sides = connect::sides(&config, connect::Which::Begun, &sink).await?;
+        let mut found = verify::all(sides.jobs, &journal, &connect::pace(&config)).await?;
+        if let Some(job) = &sides.gateways {
+            found.gateways = gateways::verify(job, &journal).await?;
         }
-        let registered = match &sides.gateways {
-            Some(job) => gateways::verify(job, &journal).await?,
-            None => Vec::new(),
-        };
         journal.close().await?;
-        Ok::<_, Failure>((all, around, registered))
+        Ok::<_, Failure>(found)
     };
-    let (verified, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
-    let (verified, around, registered) = verified?;
-    terminal.data(&report::verify::text(&verified, &around, &registered));
-    terminal.json(&report::json::line("verified", report::verify::json(&verified, &around, &registered)));
-    let as_written = verified.iter().all(|v| v.differences.is_empty())
-        && registered.iter().all(|v| v.differences.is_empty());
-    Ok(if as_written && around.iter().all(|v| v.differences.is_empty()) { Exit::Done } else { Exit::Devices })
+    let (found, ()) = tokio::join!(work, progress::watch_calls(events, terminal, verbose));
+    let found = found?;
+    terminal.data(&report::verify::text(&found));
+    terminal.json(&report::json::line("verified", report::verify::json(&found)));
+    Ok(if found.is_as_written() { Exit::Done } else { Exit::Devices })
 }

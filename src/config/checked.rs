@@ -160,13 +160,15 @@ pub struct Journal {
     pub seal_key: Option<SecretRef>,
 }
 
-/// An application to move.
+/// An application to move, or all whose ID has a shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Application {
-    /// Its ID at the source.
+    /// Its ID at the source, or the shape as it is written.
     pub source: AppId,
-    /// Its ID at the target.
+    /// Its ID at the target; with a shape, one `*` stands for the ID at the source.
     pub target: AppId,
+    /// The shape.
+    pub shape: Option<Pattern>,
     /// Which devices.
     pub devices: Devices,
     /// What is copied besides the devices.
@@ -175,6 +177,39 @@ pub struct Application {
     pub api_key: Option<SecretRef>,
     /// The V2 access key instead of the source's.
     pub access_key: Option<SecretRef>,
+}
+
+impl Application {
+    /// True when it is the application with this ID, or one of its shape.
+    pub fn takes(&self, source: &AppId) -> bool {
+        self.shape.as_ref().map_or(self.source == *source, |shape| shape.matches(source.as_str()))
+    }
+
+    /// The ID on the target of the application that has this ID at the source.
+    pub fn target_of(&self, source: &AppId) -> AppId {
+        match &self.shape {
+            Some(_) => AppId::unchecked(self.target.as_str().replacen('*', source.as_str(), 1)),
+            None => self.target.clone(),
+        }
+    }
+
+    /// The ID at the source of the application that has this ID on the target; `None` where it would be none that it takes.
+    pub fn source_of(&self, target: &AppId) -> Option<AppId> {
+        let id = match &self.shape {
+            Some(_) => {
+                let (before, after) = self.target.as_str().split_once('*')?;
+                AppId::unchecked(target.as_str().strip_prefix(before)?.strip_suffix(after)?)
+            }
+            None => (self.target == *target).then(|| self.source.clone())?,
+        };
+        self.takes(&id).then_some(id)
+    }
+
+    /// The block for the one application that it takes under this ID.
+    #[must_use]
+    pub fn of(&self, source: AppId) -> Self {
+        Self { target: self.target_of(&source), shape: None, source, ..self.clone() }
+    }
 }
 
 /// What belongs to an application besides its devices.
@@ -385,8 +420,10 @@ pub enum IdFrom {
 pub struct Rollout {
     /// Devices that are worked on at the same time, 1 to 256.
     pub in_flight: usize,
-    /// The run takes no more devices after so many failed, 1 or more.
+    /// The run takes no more devices of an application after so many of it failed, 1 or more.
     pub max_failures: usize,
+    /// True: no other application is begun once one failed.
+    pub stop: bool,
 }
 
 /// What happens at the source at the end.
@@ -463,7 +500,7 @@ impl Default for Limits {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { in_flight: 16, max_failures: 5 }
+        Self { in_flight: 16, max_failures: 5, stop: false }
     }
 }
 

@@ -198,9 +198,12 @@ section! {
 section! {
     /// An application to move.
     RawApplication is "table" {
-        /// Its ID at the source.
+        /// Its ID at the source; or a shape such as `*` or `meter-*`, which takes all applications with such an ID that the API key
+        /// can see, but those that another block takes: one that is named, and of two shapes that of the first block. Not with V2,
+        /// whose access keys are those of one application.
         "source" source: String, default "required, unless the source names one", example r#""my-ttn-app""#;
-        /// Its ID at the target, where it is created if it is absent.
+        /// Its ID at the target, where it is created if it is absent. With a shape as `source`, one `*` stands for the ID at the
+        /// source.
         "target" target: String, default "the same ID", example r#""my-app""#;
         /// Which of its devices.
         "devices" devices: RawDevices, default "all", example r#"{ glob = "meter-*" }"#;
@@ -348,8 +351,11 @@ section! {
     RawRollout is "table" {
         /// Devices that are worked on at the same time, 1 to 256.
         "in-flight" in_flight: u64, default "16", example "16";
-        /// The run takes no more devices after so many failed, 1 or more.
+        /// The run takes no more devices of an application after so many of it failed, 1 or more.
         "max-failures" max_failures: u64, default "5", example "5";
+        /// When an application cannot be moved, or `max-failures` of its devices failed: `next`, the other applications are moved all the
+        /// same; `stop`, they are not begun.
+        "on-failure" on_failure: String, default "`\"next\"`", example r#""stop""#;
         /// Sizes of the batches: not in this release.
         "batches" batches: Later, default "one batch", example "";
         /// What must be seen before the next batch: not in this release.

@@ -3,6 +3,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::ids::AppId;
 
 /// A literal that must never be seen again.
 const CANARY: &str = "NNSXS.CANARYCANARYCANARYCANARY.CANARYCANARYCANARYCANARYCANARYCANARY";
@@ -450,4 +451,42 @@ proptest! {
         let Side::Tts(stack) = &config.source else { return Err(TestCaseError::fail("tts")) };
         prop_assert_eq!(stack.identity_server.port, port);
     }
+}
+
+#[test]
+fn a_shape_takes_what_fits_and_names_its_target() {
+    let config = valid(
+        "[[application]]\nsource = \"meter-*\"\ntarget = \"acme-*-eu\"\n[[application]]\nsource = \"*\"\n",
+    );
+    let id = |text: &str| AppId::unchecked(text);
+    let [meters, rest] = &config.applications[..] else { panic!("two") };
+    assert!(meters.takes(&id("meter-1")) && !meters.takes(&id("valve-1")) && rest.takes(&id("valve-1")));
+    assert_eq!(meters.of(id("meter-1")).target, id("acme-meter-1-eu"));
+    assert_eq!(rest.of(id("valve-1")).target, id("valve-1"));
+    assert_eq!(meters.source_of(&id("acme-meter-1-eu")), Some(id("meter-1")));
+    assert_eq!(meters.source_of(&id("acme-valve-1-eu")), None);
+    assert!(config.fingerprint().iter().any(|(name, _)| name == "application * to *: devices"));
+}
+
+#[test]
+fn a_shape_that_would_do_harm_is_refused() {
+    let app = |source: &str, target: &str| {
+        format!("[[application]]\nsource = \"{source}\"\ntarget = \"{target}\"\n")
+    };
+    let target = "`application[0].target` cannot be used";
+    assert!(errors(&with(&app("*", "one"))).contains(target));
+    assert!(errors(&with(&app("*", "-*"))).contains(target));
+    assert!(errors(&with(&app("a[", "*"))).contains("`application[0].source` cannot be used"));
+    let twice = app("meter-*", "a-*") + &app("meter-*", "b-*");
+    assert!(errors(&with(&twice)).contains("a device of `meter-*` would move twice"));
+    let one = with(&app("*", "acme-*")).replace("b.example.com", "a.example.com");
+    assert!(errors(&one).contains("`*` would take the applications of the target too"));
+    let v2 = "[source.ttn-v2]\naccess-key = { env = \"SOURCE_API_KEY\" }\n[target.tts]\naddress = \"b.example.com\"\n\
+              api-key = { env = \"TARGET_API_KEY\" }\n[transform]\nfrequency-plan = { default = \"EU_863_870_TTN\" }\n";
+    let v2 = format!("{v2}{}", app("*", "*"));
+    assert!(
+        errors(&v2).contains("`application[0].source` cannot be a shape of IDs with V2"),
+        "{}",
+        errors(&v2)
+    );
 }

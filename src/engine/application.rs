@@ -1,5 +1,4 @@
-//! The application on the target: created when it is not there, with name, description, attributes and its default
-//! payload formatters.
+//! The application on the target: created when it is not there, with name, description and attributes.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,6 +10,8 @@ use crate::{
     map::{diff, mask, path},
     model::ids::AppId,
     plan::{
+        belongings::link::LINK,
+        contacts::{self, Contacts},
         facts::Wishes,
         finding::{self, Finding},
         ttn_v2,
@@ -25,9 +26,10 @@ use crate::{
 #[derive(Clone)]
 pub struct ApplicationState {
     source: DynamicMessage,
+    /// The source has it no more; an earlier run has begun it.
+    gone: bool,
     target: Option<DynamicMessage>,
     source_link: Option<DynamicMessage>,
-    target_link: Option<DynamicMessage>,
     target_app: AppId,
     /// The default payload formatters are copied.
     copies_link: bool,
@@ -45,8 +47,8 @@ impl fmt::Debug for ApplicationState {
 /// What is copied of an application itself.
 const COPIED: [&str; 3] = ["name", "description", "attributes"];
 
-/// The word of `application.copy` for the default payload formatters, and what else is in an application's link.
-const FORMATTERS: &str = "formatters";
+/// Contacts as older versions keep them; newer ones make it from those that have an account.
+const CONTACT_INFO: &str = "contact_info";
 
 /// Why the source cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +62,18 @@ pub enum ApplicationError {
 }
 
 impl ApplicationState {
-    /// Reads both sides.
+    /// Reads both sides. `begun`: an earlier run has begun it, so that it is gone on with also when the source has it no more.
     ///
     /// # Errors
     /// Those of the calls, and a missing source application.
-    pub async fn read(source: &AnySource, target: &Stack, wishes: &Wishes) -> Result<Self, ApplicationError> {
+    pub async fn read(
+        source: &AnySource,
+        target: &Stack,
+        wishes: &Wishes,
+        begun: bool,
+    ) -> Result<Self, ApplicationError> {
         match source {
-            AnySource::Tts(source) => Self::of_tts(source.stack(), source.app(), target, wishes).await,
+            AnySource::Tts(source) => Self::of_tts(source.stack(), source.app(), target, wishes, begun).await,
             AnySource::TtnV2(source) => Ok(Self::of_ttn_v2(source, target, wishes).await?),
         }
     }
@@ -75,7 +82,7 @@ impl ApplicationState {
     async fn of_ttn_v2(source: &TtnV2Source, target: &Stack, wishes: &Wishes) -> Result<Self, Error> {
         let mut more = vec![ttn_v2::integrations()];
         let target_app = &wishes.target_app;
-        let copies_link = wishes.copy.contains(FORMATTERS);
+        let copies_link = wishes.copy.contains(LINK.copy);
         let link = match source.application().await {
             Ok(functions) => {
                 if copies_link {
@@ -92,15 +99,11 @@ impl ApplicationState {
         let mut application = proto::message("Application");
         path::set(&mut application, "name", Value::String(source.app().as_str().to_owned()));
         let there = target.application(target_app, &COPIED.map(str::to_owned)).await?;
-        let target_link = match &there {
-            Some(_) => target.link(target_app, &link_paths()).await?,
-            None => None,
-        };
         Ok(Self {
             source: application,
+            gone: false,
             source_link: link,
             target: there,
-            target_link,
             target_app: target_app.clone(),
             copies_link,
             surroundings: Vec::new(),
@@ -113,23 +116,38 @@ impl ApplicationState {
         app: &AppId,
         target: &Stack,
         wishes: &Wishes,
+        begun: bool,
     ) -> Result<Self, ApplicationError> {
         let target_app = &wishes.target_app;
         let mut paths: Vec<_> = COPIED.iter().map(|p| (*p).to_owned()).collect();
-        paths.extend(["contact_info", "administrative_contact", "technical_contact"].map(str::to_owned));
+        paths.extend(contacts::paths());
+        let both = paths.clone();
+        paths.push(CONTACT_INFO.to_owned());
         let found = source.application(app, &paths).await?;
-        let link = link_paths();
-        let there = target.application(target_app, &paths[..COPIED.len()]).await?;
+        let there = target.application(target_app, &both).await?;
+        let gone = found.is_none();
+        if gone && !begun {
+            return Err(ApplicationError::Missing(app.clone()));
+        }
+        let copies_link = wishes.copy.contains(LINK.copy);
+        // What is copied is read with all else that is (`belongings`).
+        let source_link = if gone || copies_link { None } else { source.link(app, &link_paths()).await? };
+        let surroundings = if gone { Vec::new() } else { source.surroundings(app, &wishes.copy).await? };
         Ok(Self {
-            source: found.ok_or_else(|| ApplicationError::Missing(app.clone()))?,
-            source_link: source.link(app, &link).await?,
-            target_link: if there.is_some() { target.link(target_app, &link).await? } else { None },
+            source: found.unwrap_or_else(|| proto::message("Application")),
+            gone,
+            source_link,
             target: there,
             target_app: target_app.clone(),
-            copies_link: wishes.copy.contains(FORMATTERS),
-            surroundings: source.surroundings(app, &wishes.copy).await?,
+            copies_link,
+            surroundings,
             more: Vec::new(),
         })
+    }
+
+    /// True when the source has the application no more.
+    pub fn source_is_gone(&self) -> bool {
+        self.gone
     }
 
     /// True when the target does not have the application.
@@ -137,18 +155,29 @@ impl ApplicationState {
         self.target.is_none()
     }
 
-    /// True when the default payload formatters are to be set on the target.
-    pub fn sets_link(&self) -> bool {
-        self.copies_link && self.has_link() && self.target_link.is_none()
+    /// The link that a source of V2 would have.
+    pub fn link(&self) -> Option<&DynamicMessage> {
+        self.source_link.as_ref()
     }
 
     fn has_link(&self) -> bool {
         self.source_link.as_ref().is_some_and(|l| !path::stored(l).is_empty())
     }
 
+    /// What becomes of its contacts. `ours`: this journal has made the application on the target, or will.
+    pub fn contacts(&self, ours: bool, owner: Option<&Owner>, wishes: &Wishes) -> Contacts {
+        let owner = owner.map(ToString::to_string).unwrap_or_default();
+        contacts::contacts(&self.source, self.target.as_ref(), (ours || self.is_new(), &owner), wishes)
+    }
+
     /// What is worth saying about the application.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = self.more.clone();
+        if self.gone {
+            let text = "the source does not have the application any more: what was begun is gone on with";
+            findings.push(Finding::new(finding::Kind::LeftBehind, text));
+            return findings;
+        }
         if let Some(target) = &self.target {
             let differences =
                 diff::diff(&path::project(&self.source, &COPIED), &path::project(target, &COPIED));
@@ -158,22 +187,11 @@ impl ApplicationState {
         if !self.copies_link && self.has_link() {
             let text = "default payload formatters are not copied (application.copy)";
             findings.push(Finding::new(finding::Kind::NotCopied, text).fix("set them on the target by hand"));
-        } else if let (Some(ours), Some(theirs)) = (&self.source_link, &self.target_link) {
-            let paths: Vec<_> = path::stored(ours);
-            let differences = diff::diff(&path::project(ours, &paths), &path::project(theirs, &paths));
-            findings.extend(differs(
-                "the default payload formatters of the target stay as they are",
-                differences,
-            ));
         }
-        for contact in ["contact_info", "administrative_contact", "technical_contact"] {
-            if path::has(&self.source, contact) {
-                findings.push(
-                    Finding::new(finding::Kind::NotCopied, "contacts name people of the source")
-                        .paths([contact])
-                        .fix("set them on the target by hand"),
-                );
-            }
+        if path::has(&self.source, CONTACT_INFO) && contacts::of(&self.source).is_empty() {
+            let text = "the source's version keeps contacts as texts, which are not copied";
+            let finding = Finding::new(finding::Kind::NotCopied, text).paths([CONTACT_INFO]);
+            findings.push(finding.fix("set them on the target by hand"));
         }
         for (what, count) in &self.surroundings {
             findings.extend(
@@ -202,25 +220,6 @@ impl ApplicationState {
     ) -> Result<(), CarryError> {
         if let (true, Some(owner)) = (self.is_new(), owner) {
             self.create_or_restore(target, owner, journal).await?;
-        }
-        Ok(())
-    }
-
-    /// Sets the application's link when it has none.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn set_link(&self, target: &Stack) -> Result<(), Error> {
-        if self.sets_link()
-            && let Some(link) = &self.source_link
-        {
-            let paths: Vec<_> = path::stored(link)
-                .iter()
-                .filter_map(|p| mask::cover(mask::allowed("As/SetLink"), p))
-                .map(str::to_owned)
-                .collect();
-            let message = path::project(link, &paths);
-            target.set_link(&self.target_app, message, &paths).await?;
         }
         Ok(())
     }
@@ -283,13 +282,21 @@ impl Origin {
     const ALL: [(Self, &'static str); 3] =
         [(Self::Ours, "ours"), (Self::Removed, "removed"), (Self::Others, "others")];
 
+    /// How its names in the journal begin; the rest is the ID on the target.
+    pub const PLACE: &'static str = "application/";
+
+    /// The one with this word in the journal.
+    pub fn by_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, w)| *w == word).map(|(o, _)| *o)
+    }
+
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(o, _)| *o == self).map_or("", |(_, word)| word)
     }
 }
 
 fn origin_key(app: &AppId) -> String {
-    format!("application/{app}")
+    format!("{}{app}", Origin::PLACE)
 }
 
 /// What the journal knows of who made an application.
@@ -299,7 +306,7 @@ fn origin_key(app: &AppId) -> String {
 pub async fn origin(journal: &JournalHandle, app: &AppId) -> Result<Option<Origin>, journal::Error> {
     let key = origin_key(app);
     let word = journal.read(move |j| j.meta(&key)).await?;
-    Ok(word.and_then(|word| Origin::ALL.iter().find(|(_, w)| *w == word).map(|(o, _)| *o)))
+    Ok(word.and_then(|word| Origin::by_word(&word)))
 }
 
 /// Notes who made an application.

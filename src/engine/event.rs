@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     model::ids::{AppId, DeviceId},
-    plan::{Plan, finding::Finding},
+    plan::{Plan, failed::FailedApplication, finding::Finding},
     step::Step,
     wire::{CallEvent, Observer, WaitEvent},
 };
@@ -179,8 +179,12 @@ pub struct Summary {
     pub devices: Vec<(DeviceName, Outcome)>,
     /// What became of what applications have besides their devices, by name.
     pub belongings: Vec<(String, Outcome)>,
-    /// Devices that were not begun: interrupted, or too many failures.
+    /// Devices that were not begun: interrupted, too many failures, or their application failed.
     pub not_begun: usize,
+    /// Applications that failed as a whole.
+    pub failed: Vec<FailedApplication>,
+    /// The application that failed so that no other was begun after it.
+    pub stopped_by: Option<AppId>,
     /// Gateways, and what has to be changed in their settings.
     pub gateways: super::gateways::Registered,
     /// The file of the new API keys of applications, and how many are in it.

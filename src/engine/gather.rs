@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_reflect::DynamicMessage;
 
 use super::{
-    application::ApplicationState,
+    application::{self, ApplicationState, Origin},
     belongings::{self, Belongings},
     log::DeviceLog,
     run::{Job, Pace, RunError},
@@ -82,9 +82,17 @@ pub async fn application(
 ) -> Result<(ApplicationPlan, Prepared), RunError> {
     let target = job.target.stack();
     let (app, target_app) = (job.source.app(), job.target.app());
-    let state = ApplicationState::read(&job.source, target, &job.wishes).await?;
+    let known = known(job, journal).await?;
+    let state = ApplicationState::read(&job.source, target, &job.wishes, !known.is_empty()).await?;
     let mut findings = state.findings();
-    if let Some(source) = job.source.tts() {
+    let gone = state.source_is_gone();
+    let ours = match journal {
+        Some(journal) => application::origin(journal, target_app).await? == Some(Origin::Ours),
+        None => false,
+    };
+    let contacts = state.contacts(ours, job.owner.as_ref(), &job.wishes);
+    findings.extend(contacts.findings);
+    if let (Some(source), false) = (job.source.tts(), gone) {
         findings.extend(rights("source", source.stack(), app, SOURCE_RIGHTS).await?);
     }
     if !state.is_new() {
@@ -101,10 +109,12 @@ pub async fn application(
     };
     if one_deployment {
         findings.push(swap(app, target_app, pace.clear));
+        findings.extend(job.shape.as_deref().map(takes_the_target_too));
     }
     let mut facts = target.facts(target_app).await?;
     let existing = existing(job, state.is_new()).await?;
-    let (mut inputs, all) = inputs(job, journal, pace.in_flight, &existing).await?;
+    let listed = if gone { Vec::new() } else { job.source.list().await? };
+    let (mut inputs, all) = inputs(job, journal, pace.in_flight, &existing, (listed, known)).await?;
     if inputs.is_empty() && !matches!(job.devices, Selection::All) {
         let mut nothing = Finding::new(Kind::NotFound, "no device of the source has an ID that was chosen")
             .fix("check application.devices");
@@ -128,14 +138,15 @@ pub async fn application(
         }
     }
     let exists = !state.is_new();
-    let mut belongings = belongings::read(job, journal, pace, exists, &devices).await?;
+    let mut belongings =
+        belongings::read(job, journal, pace, (!gone, exists), &devices, state.link()).await?;
     belongings.devices = all;
+    belongings.set_contacts(target_app, contacts.set);
     findings.append(&mut belongings.findings);
     let plan = ApplicationPlan {
         source: app.clone(),
         target: target_app.clone(),
         create: state.is_new(),
-        set_link: state.sets_link(),
         findings,
         belongings: belongings.plans.clone(),
         devices,
@@ -183,6 +194,14 @@ fn swap(app: &AppId, target_app: &AppId, clear: ClearMode) -> Finding {
     }
 }
 
+/// The next run would move what this one has made.
+fn takes_the_target_too(shape: &str) -> Finding {
+    let text = format!(
+        "source and target are one deployment, where `{shape}` takes the applications of the target too"
+    );
+    Finding::new(Kind::SameDeployment, text).fix("write an [[application]] for each")
+}
+
 async fn rights(
     side: &str,
     stack: &Stack,
@@ -212,27 +231,28 @@ async fn existing(job: &Job, is_new: bool) -> Result<HashMap<String, Record>, Ru
     Ok(records.into_iter().map(|r| (r.device_id(), r)).collect())
 }
 
+/// The devices of the application that the journal has entries of; without an ID the application itself.
+async fn known(job: &Job, journal: Option<&JournalHandle>) -> Result<Vec<DeviceId>, RunError> {
+    let Some(journal) = journal else { return Ok(Vec::new()) };
+    let all = journal.read(|j| j.devices()).await?.into_iter();
+    Ok(all.filter(|k| k.application == *job.source.app()).map(|k| k.device).collect())
+}
+
 /// Everything that is read of each selected device; and the IDs of all devices, chosen or not.
 async fn inputs(
     job: &Job,
     journal: Option<&JournalHandle>,
     in_flight: usize,
     existing: &HashMap<String, Record>,
+    (listed, known): (Vec<Found>, Vec<DeviceId>),
 ) -> Result<(Vec<Input>, Vec<DeviceId>), RunError> {
-    let mut listed: HashMap<DeviceId, Found> = HashMap::new();
-    for found in job.source.list().await? {
-        listed.insert(DeviceId::unchecked(plan::transform::device_id(&found)), found);
-    }
-    let mut ids: Vec<_> = listed.keys().cloned().collect();
+    let by_id = |found: Found| (DeviceId::unchecked(plan::transform::device_id(&found)), found);
+    let mut listed: HashMap<DeviceId, Found> = listed.into_iter().map(by_id).collect();
+    // What an earlier run began goes on, also when the source no longer lists it.
+    let known = known.into_iter().filter(|d| !d.as_str().is_empty());
+    let mut ids: Vec<_> = listed.keys().cloned().chain(known).collect();
     ids.sort();
-    if let Some(journal) = journal {
-        // What an earlier run began goes on, also when the source no longer lists it.
-        let app = job.source.app();
-        let begun = journal.read(|j| j.devices()).await?.into_iter().filter(|k| k.application == *app);
-        ids.extend(begun.map(|k| k.device).filter(|d| !d.as_str().is_empty()));
-        ids.sort();
-        ids.dedup();
-    }
+    ids.dedup();
     let selected = job.select(&ids);
     let work: Vec<_> = selected.into_iter().map(|id| (listed.remove(&id).unwrap_or_default(), id)).collect();
     let inputs = stream::iter(work)

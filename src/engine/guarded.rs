@@ -53,6 +53,19 @@ impl Lock {
         Self::new(terms.clone(), source.into_iter().chain([target]).collect(), events.clone(), abort.clone())
     }
 
+    /// The lock of the application on the target, when that of the source is gone.
+    pub fn of_target(
+        job: &Job,
+        exists: bool,
+        terms: &Terms,
+        events: &Sink,
+        abort: &CancellationToken,
+    ) -> Self {
+        let (stack, app) = (job.target.stack().clone(), job.target.app().clone());
+        let target = Place { side: wire::Side::Target, stack, app, exists };
+        Self::new(terms.clone(), vec![target], events.clone(), abort.clone())
+    }
+
     /// As [`Lock::of`], of those of the two applications that are there. `exists`: the target has its application.
     pub fn of_those_there(
         job: &Job,
@@ -119,6 +132,15 @@ impl Guarded<Stack> {
     /// The side, to read from.
     pub fn side(&self) -> &Stack {
         &self.place
+    }
+
+    /// As [`Stack::update_application`].
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn update_application(&self, app: &AppId, write: &Write) -> Result<(), Error> {
+        self.lock.before_write().await;
+        self.place.update_application(app, write).await
     }
 
     /// As [`Stack::set_belonging`].

@@ -6,6 +6,7 @@ mod back_whole;
 pub mod belongings;
 mod clear_whole;
 mod copy;
+mod course;
 pub mod device;
 pub mod event;
 pub mod gateways;

@@ -24,17 +24,16 @@ const ASKED: usize = 200;
 /// # Errors
 /// When the source cannot be asked.
 pub(super) async fn look(
-    jobs: &[Job],
     plan: &mut Plan,
-    prepared: &[Prepared],
+    prepared: &[(Job, Prepared)],
     in_flight: usize,
 ) -> Result<(), RunError> {
     // Inside one deployment all gateways stay where they are.
-    if prepared.iter().any(|ready| ready.one_deployment) {
+    if prepared.iter().any(|(_, ready)| ready.one_deployment) {
         return Ok(());
     }
     let moving = plan.gateways.moving();
-    for ((job, application), ready) in jobs.iter().zip(&mut plan.applications).zip(prepared) {
+    for ((job, ready), application) in prepared.iter().zip(&mut plan.applications) {
         let findings = if job.source.tts().is_some() {
             let left = left_alone(job, &ready.belongings.devices, &moving, in_flight).await;
             hearing::findings(&application.devices, &moving, &left)

@@ -7,14 +7,16 @@ use prost_reflect::DynamicMessage;
 
 use super::{
     gather,
-    run::{Job, RunError},
+    run::{Job, Jobs, Pace, RunError},
 };
 use crate::{
     config::Rehearsal,
     map::{path, ttn_v2::V2Device},
     model::ids::DeviceId,
     plan::{
-        belongings::{Ids, Sort},
+        belongings::{Ids, Sort, link::LINK},
+        contacts,
+        failed::FailedApplication,
         gateways,
         transform::{Found, device_id},
     },
@@ -64,11 +66,35 @@ pub enum Mirror<'a> {
     TtnV2(&'a Arc<TtnV2>),
 }
 
-/// Copies the application and its selected devices into the store of an embedded stack.
+/// Copies all applications. Answers those that could not be read, with those that failed before.
 ///
 /// # Errors
-/// When the source cannot be read.
-pub async fn mirror(job: &Job, into: Mirror<'_>, in_flight: usize) -> Result<(), RunError> {
+/// As [`run::plan`](super::run::plan) has it: when the source as a whole, or no application, can be read.
+pub async fn mirror_all(
+    jobs: &Jobs,
+    into: Mirror<'_>,
+    pace: &Pace,
+) -> Result<Vec<FailedApplication>, RunError> {
+    let mut failed = jobs.failed.clone();
+    let mut first = None;
+    for job in &jobs.ready {
+        match mirror(job, into, pace.in_flight).await {
+            Ok(()) => {}
+            Err(error) if pace.stop || !error.is_of_one(job) => return Err(error),
+            Err(error) => {
+                failed.push(job.failed(&error));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        Some(error) if failed.len() == jobs.failed.len() + jobs.ready.len() => Err(error),
+        _ => Ok(failed),
+    }
+}
+
+/// Copies the application and its selected devices into the store of an embedded stack.
+async fn mirror(job: &Job, into: Mirror<'_>, in_flight: usize) -> Result<(), RunError> {
     match (&job.source, into) {
         (AnySource::Tts(source), Mirror::Tts(into)) => {
             application(source, into).await?;
@@ -94,10 +120,9 @@ pub fn mirror_gateways(gateways: &[gateways::Found], into: &Arc<Tts>) -> Result<
 
 async fn application(source: &TtsSource, into: &Arc<Tts>) -> Result<(), RunError> {
     let (stack, app) = (source.stack(), source.app());
-    let paths = ["name", "description", "attributes"].map(str::to_owned);
+    let mut paths = ["name", "description", "attributes"].map(str::to_owned).to_vec();
+    paths.extend(contacts::paths());
     let application = stack.application(app, &paths).await?;
-    let link = crate::map::mask::leaves("As/GetLink").into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let link = stack.link(app, &link).await?;
     let mut store = into.store();
     if let Some(mut application) = application {
         path::set(
@@ -106,9 +131,6 @@ async fn application(source: &TtsSource, into: &Arc<Tts>) -> Result<(), RunError
             prost_reflect::Value::String(app.as_str().to_owned()),
         );
         store.put(Table::Applications, app.as_str(), application)?;
-    }
-    if let Some(link) = link {
-        store.put(Table::Links, app.as_str(), link)?;
     }
     Ok(())
 }
@@ -185,6 +207,7 @@ fn place(sort: &Sort, app: &str, device: &str, message: &DynamicMessage) -> (Tab
             (Table::Collaborators, format!("app:{app}/{prefix}:{id}"))
         }
         Ids::Key => (Table::ApiKeys, format!("app:{app}/{id}")),
+        Ids::Application if sort.name == LINK.name => (Table::Links, app.to_owned()),
         Ids::Application => (Table::ActivationSettings, app.to_owned()),
     }
 }

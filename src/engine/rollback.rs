@@ -124,10 +124,8 @@ impl Rollback<'_> {
         let mut count = 0;
         for job in jobs {
             let lock = Lock::of(job, true, &self.lock, self.events, &self.stop.abort.child_token());
-            if chosen.takes_all_of(job.source.app())
-                && let Some(keeper) = Keeper::of(job, self.journal, &lock, self.events).await?
-            {
-                count += keeper.begun();
+            if chosen.takes_all_of(job.source.app()) {
+                count += Keeper::of(job, self.journal, &lock, self.events).await?.begun();
             }
         }
         Ok(count)
@@ -218,21 +216,24 @@ impl Rollback<'_> {
     /// When the journal fails. What happens to single devices is in the summary.
     pub async fn carry_out(&self, jobs: &[Job], chosen: &Chosen) -> Result<Summary, RunError> {
         let mut summary = Summary::default();
-        let mut failures = Failures { count: 0, max: self.pace.max_failures };
         self.restore_gateways(jobs, chosen).await?;
         for job in jobs {
             let keys = self.begun(job, chosen).await?;
+            let mut failures = Failures::none(self.pace.max_failures);
             let abort = self.stop.abort.child_token();
             let lock = Lock::of(job, true, &self.lock, self.events, &abort);
             let keeper = Keeper::of(job, self.journal, &lock, self.events).await?;
             let whole = self.begun(job, &Chosen::default()).await?.len() == keys.len();
-            let around =
-                chosen.takes_all_of(job.source.app()) && keeper.as_ref().is_some_and(|k| k.begun() > 0);
+            let around = chosen.takes_all_of(job.source.app()) && keeper.begun() > 0;
             if keys.is_empty() && !(whole && around) {
                 continue;
             }
+            if summary.stopped_by.is_some() {
+                summary.not_begun += keys.len();
+                continue;
+            }
             self.events.send(Event::Started { devices: keys.len() });
-            if let Some(keeper) = keeper.as_ref().filter(|_| whole) {
+            if whole {
                 self.unless_stopped(&abort, keeper.restore_source()).await?;
             }
             let ctx = self.context(job, &lock, abort);
@@ -243,7 +244,7 @@ impl Rollback<'_> {
                     !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
                 while open && in_hand.len() < self.pace.in_flight.max(1) {
                     let Some(key) = keys.next() else { break };
-                    in_hand.push(self.device(&ctx, keeper.as_ref(), key));
+                    in_hand.push(self.device(&ctx, &keeper, key));
                 }
                 let Some(ended) = in_hand.next().await else { break };
                 let (device, outcome) = ended?;
@@ -253,15 +254,16 @@ impl Rollback<'_> {
                 summary.devices.push((device, outcome));
             }
             summary.not_begun += keys.count();
-            if let Some(keeper) = &keeper {
-                // Whether devices were named or not: with the last of them goes what the application has.
-                if !self.stop.drain.is_cancelled() && self.begun(job, &Chosen::default()).await?.is_empty() {
-                    self.unless_stopped(&ctx.abort, keeper.all_are_back()).await?;
-                }
-                summary.around(keeper.outcomes());
+            // Whether devices were named or not: with the last of them goes what the application has.
+            if !self.stop.drain.is_cancelled() && self.begun(job, &Chosen::default()).await?.is_empty() {
+                self.unless_stopped(&ctx.abort, keeper.all_are_back()).await?;
             }
+            summary.around(keeper.outcomes());
             lock.give_back(self.stop).await;
             self.remove_application(job, &mut summary).await?;
+            if self.pace.stop && failures.stop_others() {
+                summary.stopped_by = Some(job.source.app().clone());
+            }
         }
         self.take_gateways_back(jobs, chosen, &mut summary).await?;
         summary.devices.sort_by(|a, b| a.0.cmp(&b.0));
@@ -273,7 +275,7 @@ impl Rollback<'_> {
     async fn device(
         &self,
         ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
-        keeper: Option<&Keeper>,
+        keeper: &Keeper,
         key: DeviceKey,
     ) -> Result<(DeviceName, Outcome), RunError> {
         let name = DeviceName { app: key.application.clone(), device: key.device.clone() };
@@ -281,7 +283,7 @@ impl Rollback<'_> {
         let mover = Mover::new(ctx, name.clone(), log);
         let back = async {
             let outcome = mover.roll_back().await?;
-            if let (Some(keeper), Outcome::RolledBack) = (keeper, &outcome) {
+            if outcome == Outcome::RolledBack {
                 keeper.device_is_back(&name.device).await?;
             }
             Ok::<_, LogError>(outcome)

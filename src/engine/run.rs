@@ -2,30 +2,28 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    application::{ApplicationError, CarryError},
-    belongings::{Belongings, Keeper},
-    device::{Context, Mover},
+    application::ApplicationError,
+    belongings::Keeper,
+    course::Work,
     event::{DeviceName, Event, Outcome, Sink, Summary},
     gateways::{self, GatewayJob},
     gather::{self, Prepared},
-    guarded::Guarded,
     keys_file::KeysFile,
-    lock::{Lock, LockError, Terms},
-    log::{DeviceLog, LogError},
+    lock::{Lock, Terms},
+    log::LogError,
     radio_path,
 };
 use crate::{
     config::{ClearApiKeys, ClearGateways, ClearIntegrations, ClearMode, ClearWhen, Selection},
-    journal::{self, DeviceKey, JournalHandle},
+    journal::{self, JournalHandle},
     model::ids::DeviceId,
     plan::{
         ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
+        failed::FailedApplication,
         finding::{Finding, Kind},
     },
     source::any::AnySource,
@@ -49,6 +47,8 @@ pub struct Job {
     pub devices: Selection,
     /// IDs of the API keys with which this program works, here and for other applications.
     pub keys_in_use: BTreeSet<String>,
+    /// The shape of IDs by which it was found.
+    pub shape: Option<String>,
 }
 
 impl Job {
@@ -60,6 +60,11 @@ impl Job {
             chosen @ Selection::Glob(_) => listed.iter().filter(|id| chosen.contains(id)).cloned().collect(),
         }
     }
+
+    /// As one that failed.
+    pub fn failed(&self, error: &RunError) -> FailedApplication {
+        FailedApplication::new(self.source.app(), self.target.app(), error, error.hint())
+    }
 }
 
 /// How a run goes about it.
@@ -67,8 +72,10 @@ impl Job {
 pub struct Pace {
     /// Devices in hand at once.
     pub in_flight: usize,
-    /// After so many failures no new devices are begun.
+    /// After so many failures no new devices of the application are begun.
     pub max_failures: usize,
+    /// True: once an application failed no other is begun.
+    pub stop: bool,
     /// How the source is cleared.
     pub clear: ClearMode,
     /// When an OTAA device with a dropped session is cleared.
@@ -140,40 +147,93 @@ pub enum RunError {
     },
 }
 
-/// Reads both sides of every application and makes the plan. Changes nothing.
+impl RunError {
+    /// True when it stops one application and tells nothing of others: not the journal, nor a deployment that cannot be
+    /// reached. Of V2 each application has a handler and a key of its own.
+    pub fn is_of_one(&self, job: &Job) -> bool {
+        let (Self::Call(error) | Self::Application(ApplicationError::Call(error))) = self else {
+            return matches!(self, Self::Application(_));
+        };
+        let whole = matches!(error.kind(), wire::Kind::Unreachable | wire::Kind::Tls(_));
+        !whole || (error.side() == wire::Side::Source && job.source.tts().is_none())
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Call(e) | Self::Application(ApplicationError::Call(e)) => return e.hint(),
+            Self::Journal(e) | Self::Log(LogError::Journal(e)) => return Some(e.hint()),
+            Self::Application(_) => "check application.source and the API key",
+            Self::Log(LogError::Event { .. }) => "a newer version of stackferry may have written it: update",
+            Self::Log(_) => "nothing more is done without a sound journal",
+            Self::Embedded(_) => return None,
+            Self::KeysFile { .. } => "the keys are sealed in the journal: run again once it can be written",
+            Self::TooManyGateways { .. } => "raise gateways.max-gateways, or choose fewer",
+            Self::TooMany { .. } => "raise clear.max-devices, or move fewer devices at a time",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// The applications of a command.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Those that can be looked at.
+    pub ready: Vec<Job>,
+    /// Those that cannot: they were to be listed, or have no place on the target.
+    pub failed: Vec<FailedApplication>,
+}
+
+/// Reads both sides of every application and makes the plan. Changes nothing. An application that cannot be read stops no
+/// other, unless the configuration says so.
 ///
 /// # Errors
-/// When a side cannot be read as a whole.
+/// When the journal or a whole side cannot be read, or no application can be.
 pub async fn plan(
-    jobs: &[Job],
+    jobs: Jobs,
     gateways: Option<&GatewayJob>,
     journal: Option<&JournalHandle>,
     pace: &Pace,
     events: &Sink,
 ) -> Result<(Arc<Plan>, Ready), RunError> {
     let delete = pace.gateways == ClearGateways::Delete;
-    let mut plan = Plan::default();
-    let mut prepared = Vec::new();
-    for job in jobs {
-        let (mut application, mut ready) = gather::application(job, journal, pace).await?;
-        if pace.only_begun {
-            application.devices.retain(|d| d.was_begun);
-            ready.belongings.only_begun();
-            application.belongings.clone_from(&ready.belongings.plans);
+    let mut plan = Plan { failed: jobs.failed, ..Plan::default() };
+    let mut prepared: Vec<(Job, Prepared)> = Vec::new();
+    let mut first = None;
+    for job in jobs.ready {
+        match gather::application(&job, journal, pace).await {
+            Ok((mut application, mut ready)) => {
+                if pace.only_begun {
+                    application.devices.retain(|d| d.was_begun);
+                    ready.belongings.only_begun();
+                    application.belongings.clone_from(&ready.belongings.plans);
+                }
+                plan.applications.push(application);
+                prepared.push((job, ready));
+            }
+            Err(error) if pace.stop || !error.is_of_one(&job) => return Err(error),
+            Err(error) => {
+                let failed = job.failed(&error);
+                events.send(Event::Note(failed.to_string()));
+                plan.failed.push(failed);
+                first.get_or_insert(error);
+            }
         }
-        plan.applications.push(application);
-        prepared.push(ready);
+    }
+    // All of them: then it is the side, the key or the network.
+    if let (true, Some(error)) = (prepared.is_empty(), first) {
+        return Err(error);
     }
     let mut fresh = Vec::new();
     if let (Some(job), Some(journal), true) = (gateways, journal, pace.only_begun && delete) {
         plan.gateways = gateways::to_clear(job, journal).await?;
     }
     if let Some(job) = gateways.filter(|_| !pace.only_begun) {
-        let one_deployment = prepared.iter().any(|ready| ready.one_deployment);
+        let one_deployment = prepared.iter().any(|(_, ready)| ready.one_deployment);
         (plan.gateways, fresh) = gateways::read(job, journal, one_deployment, delete).await?;
     }
     if !pace.only_begun {
-        radio_path::look(jobs, &mut plan, &prepared, pace.in_flight).await?;
+        radio_path::look(&mut plan, &prepared, pace.in_flight).await?;
     }
     let plan = Arc::new(plan);
     events.send(Event::Planned(Arc::clone(&plan)));
@@ -183,8 +243,8 @@ pub async fn plan(
 /// What was read for a plan, and is needed to carry it out.
 #[derive(Debug)]
 pub struct Ready {
-    /// By application.
-    pub applications: Vec<Prepared>,
+    /// By application of the plan.
+    pub applications: Vec<(Job, Prepared)>,
     /// Gateways that no earlier run has begun.
     pub gateways: Vec<gateways::Fresh>,
 }
@@ -214,7 +274,7 @@ impl Dispatcher<'_> {
     /// # Errors
     /// When the journal fails, an application cannot be created, or the plan clears more than is allowed. What happens
     /// to single devices is in the summary.
-    pub async fn carry_out(&self, jobs: Vec<Job>, plan: &Plan, ready: Ready) -> Result<Summary, RunError> {
+    pub async fn carry_out(&self, plan: &Plan, ready: Ready) -> Result<Summary, RunError> {
         let going = plan.count(goes);
         let clears = self.clears(plan);
         let max = self.pace.max_devices;
@@ -222,34 +282,21 @@ impl Dispatcher<'_> {
             return Err(RunError::TooMany { devices: clears, max });
         }
         self.events.send(Event::Started { devices: going });
-        let mut summary = Summary::default();
-        self.register(&jobs, plan, &ready, &mut summary).await?;
+        let mut summary = Summary { failed: plan.failed.clone(), ..Summary::default() };
+        self.register(plan, &ready, &mut summary).await?;
         let applications = self.after_the_wait(plan).await;
-        let prepared = ready.applications;
-        let last = self.last(&jobs, &prepared);
-        let mut failures = Failures { count: 0, max: self.pace.max_failures };
-        for ((job, application), ready) in jobs.into_iter().zip(&applications).zip(prepared) {
+        let last = self.last(plan, &ready);
+        for ((job, ready), application) in ready.applications.into_iter().zip(&applications) {
             settle(application, &mut summary);
             let devices = going_in(application).count();
-            let abort = self.stop.abort.child_token();
-            let lock = Lock::of(&job, !ready.state.is_new(), &self.lock, self.events, &abort);
-            let keeper = Keeper::of(&job, self.journal, &lock, self.events).await?;
-            if devices > 0 && (self.stop.drain.is_cancelled() || failures.exceeded()) {
+            if summary.stopped_by.is_some() || (devices > 0 && self.stop.drain.is_cancelled()) {
                 summary.not_begun += devices;
                 continue;
             }
-            let around = ready.belongings.have_work();
-            let blocked = application.findings.iter().any(Finding::blocks);
-            let moved = if devices > 0 || (around && !blocked) {
-                let work = Work { job, application, ready, lock: &lock, keeper: keeper.as_ref(), abort };
-                self.application(work, &mut summary, &mut failures).await
-            } else {
-                Ok(())
-            };
-            summary.around(keeper.iter().flat_map(Keeper::outcomes).collect());
-            // Also when nothing was to be done: an earlier run may have been killed right before its end.
-            lock.give_back(self.stop).await;
-            moved?;
+            let failures = self.one(job, ready, application, &mut summary).await?;
+            if self.pace.stop && failures.stop_others() {
+                summary.stopped_by = Some(application.source.clone());
+            }
         }
         summary.new_keys = self.write_keys().await?;
         if let Some(last) = last {
@@ -261,8 +308,35 @@ impl Dispatcher<'_> {
         Ok(summary)
     }
 
+    async fn one(
+        &self,
+        job: Job,
+        ready: Prepared,
+        application: &ApplicationPlan,
+        summary: &mut Summary,
+    ) -> Result<Failures, RunError> {
+        let mut failures = Failures::none(self.pace.max_failures);
+        let abort = self.stop.abort.child_token();
+        let exists = !ready.state.is_new();
+        let of = if ready.state.source_is_gone() { Lock::of_target } else { Lock::of };
+        let lock = of(&job, exists, &self.lock, self.events, &abort);
+        let keeper = Keeper::of(&job, self.journal, &lock, self.events).await?;
+        let around = ready.belongings.have_work();
+        let blocked = application.findings.iter().any(Finding::blocks);
+        let moved = if going_in(application).count() > 0 || (around && !blocked) {
+            let work = Work { job, application, ready, lock: &lock, keeper: &keeper, abort };
+            self.application(work, summary, &mut failures).await
+        } else {
+            Ok(())
+        };
+        summary.around(keeper.outcomes());
+        // Also when nothing was to be done: an earlier run may have been killed right before its end.
+        lock.give_back(self.stop).await;
+        moved.map(|()| failures)
+    }
+
     /// Writes the file of new API keys; answers which, and how many are in it.
-    async fn write_keys(&self) -> Result<Option<(PathBuf, usize)>, RunError> {
+    pub(super) async fn write_keys(&self) -> Result<Option<(PathBuf, usize)>, RunError> {
         let Some(file) = self.keys_file else { return Ok(None) };
         let keys = file.write(self.journal).await?;
         Ok((keys > 0).then(|| (file.path.clone(), keys)))
@@ -278,193 +352,26 @@ impl Dispatcher<'_> {
         let first = |d: &DevicePlan| d.findings.iter().any(|f| f.kind == Kind::ClearWithoutMute);
         plan.devices().filter(|(_, d)| goes(&d.verdict) && (all || first(d))).count()
     }
-
-    /// Creates the application where it is not there and sets its link, under the lock; takes the lock for devices that are
-    /// begun in this run.
-    async fn carry_over(&self, work: &Work<'_>) -> Result<(), CarryError> {
-        let (state, target) = (&work.ready.state, work.job.target.stack());
-        if state.is_new() {
-            work.lock.take(wire::Side::Source).await?;
-            state.create(target, work.job.owner.as_ref(), self.journal).await?;
-        }
-        // Devices of earlier runs may wait for something, which takes no call that changes anything.
-        let around = work.ready.belongings.create();
-        if state.is_new() || state.sets_link() || around || work.application.devices.iter().any(begins) {
-            work.lock.take_all().await?;
-        }
-        Ok(state.set_link(target).await?)
-    }
-
-    async fn application(
-        &self,
-        work: Work<'_>,
-        summary: &mut Summary,
-        failures: &mut Failures,
-    ) -> Result<(), RunError> {
-        let application = work.application;
-        let created = work.ready.state.is_new();
-        let carried = tokio::select! {
-            biased;
-            carried = self.carry_over(&work) => carried,
-            () = work.abort.cancelled() => {
-                if let Some(lost) = work.lock.trouble() {
-                    self.application_failed(application, &lost, summary, failures);
-                    return Ok(());
-                }
-                summary.not_begun += going_in(application).count();
-                return Ok(());
-            }
-        };
-        match carried {
-            Ok(()) => {}
-            Err(CarryError::Journal(error)) => return Err(error.into()),
-            Err(CarryError::Lock(error)) => {
-                self.application_failed(application, &error, summary, failures);
-                return Ok(());
-            }
-        }
-        if created {
-            summary.created.push(application.target.clone());
-        }
-        self.events.send(Event::Application { app: application.target.clone(), created });
-        let Work { job, ready, lock, keeper, abort, .. } = work;
-        if let Some(keeper) = keeper {
-            tokio::select! {
-                biased;
-                done = before(keeper, &ready.belongings) => done?,
-                () = abort.cancelled() => {
-                    summary.not_begun += going_in(application).count();
-                    return Ok(());
-                }
-            }
-            // At once: whoever has to be given a new key has the time until the devices have moved.
-            self.write_keys().await?;
-        }
-        let ctx = Context {
-            source_can_be_muted: job.source.can_be_muted(),
-            source: Guarded::new(job.source, lock.clone()),
-            target: Guarded::new(job.target, lock.clone()),
-            facts: ready.facts,
-            wishes: job.wishes,
-            clear: self.pace.clear,
-            clear_when: self.pace.clear_when,
-            hold: self.pace.hold || keeps_both_sides(&self.pace, ready.mutes_target),
-            one_deployment: ready.one_deployment,
-            source_facts: OnceCell::new(),
-            events: self.events.clone(),
-            abort,
-        };
-        let mut waiting = going_in(application).map(|d| name(application, d));
-        let mut in_hand = FuturesUnordered::new();
-        loop {
-            let open = !self.stop.drain.is_cancelled() && !ctx.abort.is_cancelled() && !failures.exceeded();
-            while open && in_hand.len() < self.pace.in_flight.max(1) {
-                let Some(name) = waiting.next() else { break };
-                in_hand.push(self.device(&ctx, keeper, name));
-            }
-            let Some(ended) = in_hand.next().await else { break };
-            let (device, outcome) = ended?;
-            let interrupted = ctx.abort.is_cancelled();
-            let outcome = lock.outcome(outcome, summary);
-            if !interrupted && failures.counts(&outcome) && failures.count == failures.max {
-                self.events.send(Event::TooManyFailures(failures.count));
-            }
-            self.events.send(Event::Ended { device: device.clone(), outcome: outcome.clone() });
-            summary.devices.push((device, outcome));
-        }
-        let not_begun = waiting.count();
-        summary.not_begun += not_begun;
-        if let Some(keeper) = keeper.filter(|_| !ctx.abort.is_cancelled()) {
-            tokio::select! {
-                biased;
-                done = self.after(keeper, application, &ready.belongings) => done?,
-                () = ctx.abort.cancelled() => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What is left to do around the devices once they are done.
-    async fn after(
-        &self,
-        keeper: &Keeper,
-        application: &ApplicationPlan,
-        belongings: &Belongings,
-    ) -> Result<(), LogError> {
-        let done = application.devices.iter().filter(|d| d.verdict == Verdict::Done);
-        keeper.after_devices(done.map(|d| name(application, d))).await?;
-        if self.pace.hold || self.stop.drain.is_cancelled() {
-            return Ok(());
-        }
-        keeper.clear(&self.pace, belongings).await
-    }
-
-    /// Without its application on the target no device is begun; those of other applications go on.
-    fn application_failed(
-        &self,
-        application: &ApplicationPlan,
-        error: &LockError,
-        summary: &mut Summary,
-        failures: &mut Failures,
-    ) {
-        let hint = error.hint().map(|h| format!("; {h}")).unwrap_or_default();
-        let why = format!("application {} cannot be made ready: {error}{hint}", application.target);
-        self.events.send(Event::Note(why.clone()));
-        failures.counts(&Outcome::Stopped(String::new()));
-        summary.locked |= error.is_refusal();
-        for device in going_in(application) {
-            summary.devices.push((name(application, device), Outcome::Stopped(why.clone())));
-        }
-    }
-
-    async fn device(
-        &self,
-        ctx: &Context<Guarded<AnySource>, Guarded<TtsTarget>>,
-        keeper: Option<&Keeper>,
-        name: DeviceName,
-    ) -> Result<(DeviceName, Outcome), RunError> {
-        let key = DeviceKey { application: name.app.clone(), device: name.device.clone() };
-        let log = DeviceLog::open(self.journal.clone(), key).await?;
-        let mover = Mover::new(ctx, name.clone(), log);
-        let moved = async {
-            let outcome = mover.run().await?;
-            if let (Some(keeper), Outcome::Done | Outcome::Waiting(_)) = (keeper, &outcome) {
-                keeper.after_device(&name).await?;
-            }
-            Ok::<_, LogError>(outcome)
-        };
-        tokio::select! {
-            biased;
-            outcome = moved => Ok((name, outcome?)),
-            // A call in hand is dropped: its intent is recorded, the next run finds out what became of it.
-            () = ctx.abort.cancelled() => Ok((name, Outcome::Stopped("interrupted".into()))),
-        }
-    }
 }
 
-/// What moving one application takes.
-struct Work<'a> {
-    job: Job,
-    application: &'a ApplicationPlan,
-    ready: Prepared,
-    lock: &'a Lock,
-    keeper: Option<&'a Keeper>,
-    /// Ctrl-C twice, or the lock is lost.
-    abort: CancellationToken,
-}
-
-/// What is done around the devices before the first of them.
-async fn before(keeper: &Keeper, belongings: &Belongings) -> Result<(), LogError> {
-    keeper.decide(belongings).await?;
-    keeper.before_devices().await
-}
-
+/// What failed of one application.
 pub(super) struct Failures {
     pub count: usize,
     pub max: usize,
+    /// It failed as a whole.
+    pub application: bool,
 }
 
 impl Failures {
+    pub fn none(max: usize) -> Self {
+        Self { count: 0, max, application: false }
+    }
+
+    /// True when other applications are not begun after it, where the configuration says so.
+    pub fn stop_others(&self) -> bool {
+        self.application || self.exceeded()
+    }
+
     /// Counts an outcome if it is a failure.
     pub fn counts(&mut self, outcome: &Outcome) -> bool {
         let failed = matches!(outcome, Outcome::Refused(_) | Outcome::Stopped(_) | Outcome::Blocked(_));
@@ -481,18 +388,8 @@ fn goes(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Move | Verdict::Resume(_))
 }
 
-fn going_in(application: &ApplicationPlan) -> impl Iterator<Item = &DevicePlan> {
+pub(super) fn going_in(application: &ApplicationPlan) -> impl Iterator<Item = &DevicePlan> {
     application.devices.iter().filter(|d| goes(&d.verdict))
-}
-
-/// True for a device that is begun in this run. What is read of it then must be read under the lock.
-fn begins(device: &DevicePlan) -> bool {
-    device.verdict == Verdict::Move
-}
-
-/// A target that is muted until the source is cleared stays so when nothing is to be cleared.
-fn keeps_both_sides(pace: &Pace, mutes_target: bool) -> bool {
-    mutes_target && matches!(pace.clear, ClearMode::Nothing | ClearMode::Mute)
 }
 
 /// Devices that need no work go straight into the summary.
@@ -533,6 +430,6 @@ fn first_block(device: &DevicePlan) -> String {
     device.findings.iter().find(|f| f.blocks()).map(|f| f.text.clone()).unwrap_or_default()
 }
 
-fn name(application: &ApplicationPlan, device: &DevicePlan) -> DeviceName {
+pub(super) fn name(application: &ApplicationPlan, device: &DevicePlan) -> DeviceName {
     DeviceName { app: application.source.clone(), device: device.id.clone() }
 }

@@ -33,13 +33,12 @@ impl Dispatcher<'_> {
     /// Registers the gateways.
     pub(super) async fn register(
         &self,
-        jobs: &[Job],
         plan: &Plan,
         ready: &Ready,
         summary: &mut Summary,
     ) -> Result<(), RunError> {
         let (Some(job), false) = (self.gateways, self.pace.only_begun) else { return Ok(()) };
-        let (Some(first), Some(prepared)) = (jobs.first(), ready.applications.first()) else { return Ok(()) };
+        let Some((first, prepared)) = ready.applications.first() else { return Ok(()) };
         let first = (first, !prepared.state.is_new());
         let registration = Registration { job, plan: &plan.gateways, fresh: &ready.gateways };
         let done = registration.carry_out(first, self.journal, &self.lock, self.events, self.stop).await?;
@@ -77,20 +76,20 @@ impl Dispatcher<'_> {
         applications
     }
 
-    /// What is kept for [`Self::clear_gateways`]; nothing when they stay.
-    pub(super) fn last(&self, jobs: &[Job], prepared: &[Prepared]) -> Option<Last> {
+    /// What is kept for [`Self::clear_gateways`]; nothing when they stay, or when an application could not be looked at.
+    pub(super) fn last(&self, plan: &Plan, ready: &Ready) -> Option<Last> {
         let wanted =
             self.pace.gateways == ClearGateways::Delete && !self.pace.hold && self.gateways.is_some();
-        let first = jobs.first().filter(|_| wanted)?.clone();
-        let of = |(job, ready): (&Job, &Prepared)| {
+        let (first, _) = ready.applications.first().filter(|_| wanted && plan.failed.is_empty())?;
+        let of = |(job, ready): &(Job, Prepared)| {
             let application = job.source.app().clone();
             let devices = job.select(&ready.belongings.devices).into_iter();
             devices
                 .map(move |device| DeviceKey { application: application.clone(), device })
                 .collect::<Vec<_>>()
         };
-        let devices: BTreeSet<_> = jobs.iter().zip(prepared).flat_map(of).collect();
-        Some(Last { first, devices: devices.into_iter().collect() })
+        let devices: BTreeSet<_> = ready.applications.iter().flat_map(of).collect();
+        Some(Last { first: first.clone(), devices: devices.into_iter().collect() })
     }
 
     /// Deletes gateways at the source, once all devices of all applications of the run are done.

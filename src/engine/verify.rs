@@ -3,14 +3,19 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
+    belongings::{self, VerifiedItem},
     event::DeviceName,
+    gateways::VerifiedGateway,
     log::DeviceLog,
-    run::{Job, RunError},
+    run::{Job, Jobs, Pace, RunError},
 };
 use crate::{
     journal::{DeviceKey, JournalHandle},
     model::{device::Component, ids::DeviceId},
-    plan::compare::{self, Standing},
+    plan::{
+        compare::{self, Standing},
+        failed::FailedApplication,
+    },
     step::Step,
     target::Target as _,
 };
@@ -28,11 +33,67 @@ pub struct Verified {
     pub lives: bool,
 }
 
-/// Compares every device of `job` that the journal has created on the target.
+/// What was found of everything.
+#[derive(Debug, Default)]
+pub struct All {
+    /// Devices.
+    pub devices: Vec<Verified>,
+    /// What applications have besides their devices.
+    pub around: Vec<VerifiedItem>,
+    /// Gateways.
+    pub gateways: Vec<VerifiedGateway>,
+    /// Applications that could not be read.
+    pub failed: Vec<FailedApplication>,
+}
+
+impl All {
+    /// True when all of it is on the target as it was written.
+    pub fn is_as_written(&self) -> bool {
+        self.failed.is_empty()
+            && self.devices.iter().all(|v| v.differences.is_empty())
+            && self.around.iter().all(|v| v.differences.is_empty())
+            && self.gateways.iter().all(|v| v.differences.is_empty())
+    }
+}
+
+/// Compares the devices of all applications and what is around them; one that cannot be read stops no other.
 ///
 /// # Errors
-/// When the journal or the target cannot be read.
-pub async fn verify(job: &Job, journal: &JournalHandle, in_flight: usize) -> Result<Vec<Verified>, RunError> {
+/// As [`run::plan`](super::run::plan) has it: when the journal, the target as a whole, or no application can be read.
+pub async fn all(jobs: Jobs, journal: &JournalHandle, pace: &Pace) -> Result<All, RunError> {
+    let mut all = All { failed: jobs.failed, ..All::default() };
+    let (mut first, mut read) = (None, 0);
+    for job in &jobs.ready {
+        match application(job, journal, pace).await {
+            Ok((devices, around)) => {
+                read += 1;
+                all.devices.extend(devices);
+                all.around.extend(around);
+            }
+            Err(error) if !error.is_of_one(job) => return Err(error),
+            Err(error) => {
+                all.failed.push(job.failed(&error));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        Some(error) if read == 0 => Err(error),
+        _ => Ok(all),
+    }
+}
+
+async fn application(
+    job: &Job,
+    journal: &JournalHandle,
+    pace: &Pace,
+) -> Result<(Vec<Verified>, Vec<VerifiedItem>), RunError> {
+    let around = belongings::verify(job, journal).await?;
+    Ok((verify(job, journal, pace.in_flight).await?, around))
+}
+
+/// Compares every device of `job` that the journal has created on the target.
+async fn verify(job: &Job, journal: &JournalHandle, in_flight: usize) -> Result<Vec<Verified>, RunError> {
     let keys = journal.read(|j| j.devices()).await?;
     let ours =
         keys.into_iter().filter(|k| k.application == *job.source.app() && !k.device.as_str().is_empty());

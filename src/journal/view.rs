@@ -1,6 +1,6 @@
 //! The journal as it is read: by the run that writes it, and by `status` while a run works.
 
-use std::{fmt, fs, io, path::Path, thread, time::Duration};
+use std::{collections::BTreeMap, fmt, fs, io, path::Path, thread, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
@@ -146,6 +146,15 @@ impl View {
     pub fn meta(&self, key: &str) -> Result<Option<String>, Error> {
         let found = self.own("meta/")?.into_iter().rfind(|(k, _)| k == key);
         found.map(|(_, body)| self.json(&body)).transpose()
+    }
+
+    /// The last values given to names that begin so: the rest of the name, and the value.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or is damaged.
+    pub fn metas(&self, prefix: &str) -> Result<BTreeMap<String, String>, Error> {
+        let own = self.own(&format!("meta/{prefix}"))?.into_iter();
+        own.map(|(name, body)| Ok((name, self.json(&body)?))).collect()
     }
 
     /// The devices that have entries, in the order of their first.

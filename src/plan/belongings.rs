@@ -1,4 +1,4 @@
-//! What belongs to an application besides its devices: webhooks, pub/subs, associations of packages, activation settings,
+//! What belongs to an application besides its devices: its link, webhooks, pub/subs, associations of packages, activation settings,
 //! collaborators, API keys.
 //!
 //! A kind of them is a [`Sort`]: a table of how it is called, listed, read, set and deleted, and of what in it is never
@@ -7,6 +7,7 @@
 
 pub mod api_key;
 pub mod collaborator;
+pub mod link;
 pub mod package;
 pub mod pubsub;
 pub mod rights;

@@ -8,7 +8,7 @@ pub mod redirect;
 pub mod settings;
 #[cfg(test)]
 mod tests;
-mod transform;
+pub(super) mod transform;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,7 +47,7 @@ const LEFT: &[&str] = &[
     "contact_info",
     "gateway_server_address",
 ];
-const CONTACTS: [&str; 2] = ["administrative_contact", "technical_contact"];
+pub(super) const CONTACTS: [&str; 2] = ["administrative_contact", "technical_contact"];
 /// Paths of newer servers that this build knows by name alone.
 const NEWER: [&str; 2] = ["alert_notification_profile_ids", "label_ids"];
 

@@ -4,7 +4,9 @@
 pub mod back;
 pub mod belongings;
 pub mod compare;
+pub mod contacts;
 pub mod facts;
+pub mod failed;
 pub mod finding;
 pub mod gateways;
 pub mod handover;
@@ -43,8 +45,10 @@ pub const MUTE: &str = "mac_settings.schedule_downlinks";
 /// What a run will do.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// One entry per application, in the order of the configuration.
+    /// One entry per application that could be read, in the order of the configuration.
     pub applications: Vec<ApplicationPlan>,
+    /// Those that could not.
+    pub failed: Vec<failed::FailedApplication>,
     /// Gateways that are registered on the target.
     pub gateways: gateways::GatewaysPlan,
 }
@@ -58,8 +62,6 @@ pub struct ApplicationPlan {
     pub target: AppId,
     /// True when it does not exist on the target yet.
     pub create: bool,
-    /// True when the default payload formatters are set on the target.
-    pub set_link: bool,
     /// Findings about the application itself.
     pub findings: Vec<Finding>,
     /// What it has besides its devices, by name.

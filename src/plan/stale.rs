@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Version of the file.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Differences that are named one by one.
 const NAMED: usize = 20;
 
@@ -35,7 +35,6 @@ pub struct Decided {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Application {
     create: bool,
-    set_default_formatters: bool,
     findings: BTreeSet<String>,
     /// What becomes of what it has besides its devices, by name.
     belongings: BTreeMap<String, String>,
@@ -183,11 +182,6 @@ impl Application {
         if !now.devices.values().any(begun) {
             for (field, before, after) in [
                 ("create", self.create.to_string(), now.create.to_string()),
-                (
-                    "set_default_formatters",
-                    self.set_default_formatters.to_string(),
-                    now.set_default_formatters.to_string(),
-                ),
                 ("findings", list(&self.findings), list(&now.findings)),
             ] {
                 if before != after {
@@ -261,7 +255,6 @@ impl From<&ApplicationPlan> for Application {
     fn from(plan: &ApplicationPlan) -> Self {
         Self {
             create: plan.create,
-            set_default_formatters: plan.set_link,
             findings: findings(&plan.findings),
             belongings: plan
                 .belongings
@@ -319,7 +312,6 @@ mod tests {
             source: AppId::unchecked("meters"),
             target: AppId::unchecked("meters-2"),
             create: true,
-            set_link: false,
             findings: Vec::new(),
             belongings: vec![belongings::ItemPlan {
                 key: ItemKey {
@@ -393,7 +385,7 @@ mod tests {
         let text = decided(&plan()).to_json();
         assert_eq!(Decided::from_json(&text), Ok(decided(&plan())));
         assert_eq!(Decided::from_json(&text.replace("keys", "mute")), Err(Stale::Edited));
-        assert_eq!(Decided::from_json(&text.replace("\"v\": 2", "\"v\": 1")), Err(Stale::Version(1)));
+        assert_eq!(Decided::from_json(&text.replace("\"v\": 3", "\"v\": 1")), Err(Stale::Version(1)));
         assert!(matches!(Decided::from_json("{}"), Err(Stale::Unreadable(_))));
         assert!(matches!(Decided::from_json("no"), Err(Stale::Unreadable(_))));
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     engine::event::{Event, Outcome, Summary},
-    plan::{DevicePlan, Plan, belongings::ItemPlan, finding::Finding},
+    plan::{DevicePlan, Plan, belongings::ItemPlan, failed::FailedApplication, finding::Finding},
 };
 
 /// Version of the format. Fields may be added without a change; a change of meaning raises it.
@@ -53,6 +53,8 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
             "stopped": count(|o| matches!(o, Outcome::Stopped(_))),
             "blocked": count(|o| matches!(o, Outcome::Blocked(_))),
             "not_begun": summary.not_begun,
+            "applications_failed": failed(&summary.failed),
+            "stopped_by": summary.stopped_by.as_ref().map(|a| a.as_str()),
             "interrupted": summary.interrupted,
             "locked": summary.locked,
             "belongings": summary.belongings.iter().map(|(name, outcome)| {
@@ -109,7 +111,6 @@ pub fn plan(plan: &Plan) -> Value {
                 "source": a.source.as_str(),
                 "target": a.target.as_str(),
                 "create": a.create,
-                "set_default_formatters": a.set_link,
                 "findings": findings(&a.findings),
                 "belongings": a.belongings.iter().map(belonging).collect::<Vec<_>>(),
                 "devices": a.devices.iter().map(device).collect::<Vec<_>>(),
@@ -118,10 +119,24 @@ pub fn plan(plan: &Plan) -> Value {
         .collect();
     json!({
         "applications": applications,
+        "applications_failed": failed(&plan.failed),
         "gateways": super::gateways::plan_json(&plan.gateways),
         "gateway_findings": findings(&plan.gateways.findings),
         "calls": plan.calls(),
     })
+}
+
+pub(super) fn failed(failed: &[FailedApplication]) -> Vec<Value> {
+    let all = failed.iter().map(|f| {
+        json!({
+            "source": f.source.as_str(),
+            "target": f.target.as_str(),
+            "why": f.why,
+            "fix": f.fix,
+            "devices": f.devices,
+        })
+    });
+    all.collect()
 }
 
 fn belonging(item: &ItemPlan) -> Value {

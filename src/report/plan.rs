@@ -6,6 +6,7 @@ use super::terminal::style::{BAD, FAINT, GOOD, HEAD, WARN, paint};
 use crate::plan::{
     ApplicationPlan, DevicePlan, Plan, Verdict as DeviceVerdict,
     belongings::{ItemPlan, SORTS, Verdict},
+    failed::FailedApplication,
     finding::{Finding, Severity},
     session::{Activation, Carry},
 };
@@ -19,6 +20,7 @@ pub fn text(plan: &Plan) -> String {
     for application in &plan.applications {
         self::application(&mut out, application);
     }
+    failed(&mut out, &plan.failed);
     super::gateways::plan(&mut out, &plan.gateways);
     let moving = plan.count(|v| matches!(v, DeviceVerdict::Move | DeviceVerdict::Resume(_)));
     let _ = writeln!(
@@ -31,6 +33,21 @@ pub fn text(plan: &Plan) -> String {
         plan.calls()
     );
     out
+}
+
+/// Applications that failed as a whole, with what to do about each.
+pub(super) fn failed(out: &mut String, all: &[FailedApplication]) {
+    for failed in all {
+        let devices = match failed.devices {
+            Some(0) => String::new(),
+            Some(count) => format!("; {} not begun", devices(count)),
+            None => "; its devices were not looked at".to_owned(),
+        };
+        let _ = writeln!(out, "  {} {failed}{devices}", paint(BAD, "x"));
+        if let Some(fix) = &failed.fix {
+            let _ = writeln!(out, "      {}", paint(FAINT, format!("→ {fix}")));
+        }
+    }
 }
 
 /// `1 device`, `5 devices`.
@@ -47,9 +64,6 @@ fn application(out: &mut String, application: &ApplicationPlan) {
     let sign = |new: bool| if new { paint(GOOD, "+") } else { "=".to_owned() };
     let is = if application.create { "to be created" } else { "is there" };
     let _ = writeln!(out, "  {} application {} {is}", sign(application.create), application.target);
-    if application.set_link {
-        let _ = writeln!(out, "  {} default payload formatters to be set", sign(true));
-    }
     belongings(out, &application.belongings);
     verdicts(out, &application.devices);
     findings(out, application);
@@ -67,9 +81,10 @@ fn belongings(out: &mut String, all: &[ItemPlan]) {
         (|v| v == Verdict::Leave, "-".into(), "left behind"),
         (|v| v == Verdict::Stop, paint(BAD, "x"), "not copied"),
     ];
-    for sort in SORTS {
+    let sorts = SORTS.iter().map(|sort| (sort.name, sort.plural)).chain([("contact", "contacts")]);
+    for (sort, plural) in sorts {
         for (which, sign, words) in &lines {
-            let some: Vec<_> = all.iter().filter(|i| i.key.sort == sort.name && which(i.verdict)).collect();
+            let some: Vec<_> = all.iter().filter(|i| i.key.sort == sort && which(i.verdict)).collect();
             if some.is_empty() {
                 continue;
             }
@@ -82,7 +97,7 @@ fn belongings(out: &mut String, all: &[ItemPlan]) {
             names.extend((some.len() > NAMES).then(|| format!("{} more", some.len() - NAMES)));
             let names = names.join(", ");
             let names = if names.is_empty() { names } else { format!(" ({names})") };
-            let _ = writeln!(out, "  {sign} {} {words}: {}{names}", sort.plural, some.len());
+            let _ = writeln!(out, "  {sign} {plural} {words}: {}{names}", some.len());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The state of every device as a table.
+//! The state of every device, of what is around the devices, and of every gateway.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -6,6 +6,18 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::plan::devices;
+use crate::model::belonging::ItemKey;
+
+/// What the journal holds.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Devices by name.
+    pub devices: Vec<Row>,
+    /// What applications have besides their devices, by application.
+    pub around: Vec<Around>,
+    /// Gateways and their API keys.
+    pub gateways: Vec<Around>,
+}
 
 /// A device of the journal.
 #[derive(Debug, Clone)]
@@ -24,49 +36,127 @@ pub struct Row {
     pub last: String,
 }
 
+/// Something around the devices, or a gateway.
+#[derive(Debug, Clone)]
+pub struct Around {
+    /// At the source.
+    pub application: String,
+    /// Which.
+    pub item: ItemKey,
+    /// The word for where it stands.
+    pub state: &'static str,
+    /// True when it was on the target already, as it should be.
+    pub there_before: bool,
+    /// What the clear has made of it at the source: `paused`, `deleted` or nothing.
+    pub at_source: &'static str,
+    /// When something was last recorded.
+    pub last: String,
+}
+
+/// The state of what is as it should be.
+const DONE: &str = "done";
+
 /// Rows that are shown before the rest is counted.
 const ROWS: usize = 50;
 
-/// Counts by state, then the devices that are not done.
-pub fn text(rows: &[Row]) -> String {
+/// Counts by state, then what is not done.
+pub fn text(status: &Status) -> String {
+    let Status { devices: rows, around, gateways } = status;
     let mut out = String::new();
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for row in rows {
-        *counts.entry(row.state).or_default() += 1;
-    }
-    let words: Vec<_> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    let _ = writeln!(out, "{} in the journal: {}", devices(rows.len()), words.join(", "));
-    let open: Vec<_> = rows.iter().filter(|r| r.state != "done").collect();
-    if open.is_empty() {
-        return out;
-    }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["application", "device", "on the target", "state", "since", "why"]);
-    for row in open.iter().take(ROWS) {
-        table.add_row([&row.application, &row.device, &row.target, row.state, &row.last, &row.why]);
-    }
-    let _ = writeln!(out, "{table}");
-    if open.len() > ROWS {
-        let _ = writeln!(out, "and {} more", open.len() - ROWS);
+    let _ = writeln!(out, "{} in the journal: {}", devices(rows.len()), counts(rows.iter().map(|r| r.state)));
+    let open = rows.iter().filter(|r| r.state != DONE);
+    let open = open.map(|r| {
+        vec![
+            r.application.clone(),
+            r.device.clone(),
+            r.target.clone(),
+            r.state.into(),
+            r.last.clone(),
+            r.why.clone(),
+        ]
+    });
+    table(&mut out, &["application", "device", "on the target", "state", "since", "why"], open.collect());
+    for (what, all) in [("around the devices", around), ("gateways", gateways)] {
+        if all.is_empty() {
+            continue;
+        }
+        let _ =
+            writeln!(out, "{what}: {} in the journal: {}", all.len(), counts(all.iter().map(|i| i.state)));
+        let at_source: Vec<_> = all.iter().map(|i| i.at_source).filter(|at| !at.is_empty()).collect();
+        if !at_source.is_empty() {
+            let _ = writeln!(out, "  at the source: {}", counts(at_source.into_iter()));
+        }
+        let open = all.iter().filter(|i| i.state != DONE);
+        let open = open.map(|i| {
+            let application = if i.item.target.is_empty() { String::new() } else { i.application.clone() };
+            vec![application, i.item.to_string(), i.item.target.clone(), i.state.into(), i.last.clone()]
+        });
+        table(&mut out, &["application", "what", "to", "state", "since"], open.collect());
     }
     out
 }
 
+/// `10 done, 2 sealed`.
+fn counts<'s>(states: impl Iterator<Item = &'s str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for state in states {
+        *counts.entry(state).or_default() += 1;
+    }
+    counts.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+}
+
+fn table(out: &mut String, header: &[&str], rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        return;
+    }
+    let more = rows.len().saturating_sub(ROWS);
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    table.add_rows(rows.into_iter().take(ROWS));
+    let _ = writeln!(out, "{table}");
+    if more > 0 {
+        let _ = writeln!(out, "and {more} more");
+    }
+}
+
 /// The same for programs.
-pub fn json(rows: &[Row]) -> Value {
-    let devices: Vec<_> = rows
-        .iter()
-        .map(|r| {
-            json!({
-                "application": r.application,
-                "device": r.device,
-                "target_device": r.target,
-                "state": r.state,
-                "why": r.why,
-                "last": r.last,
-            })
+pub fn json(status: &Status) -> Value {
+    let devices = status.devices.iter().map(|r| {
+        json!({
+            "application": r.application,
+            "device": r.device,
+            "target_device": r.target,
+            "state": r.state,
+            "why": r.why,
+            "last": r.last,
         })
-        .collect();
-    json!({ "devices": devices })
+    });
+    let around = status.around.iter().map(|i| {
+        json!({
+            "application": i.application,
+            "target_application": i.item.target,
+            "kind": i.item.sort,
+            "device": i.item.device,
+            "id": i.item.id,
+            "state": i.state,
+            "there_before": i.there_before,
+            "at_source": i.at_source,
+            "last": i.last,
+        })
+    });
+    let gateways = status.gateways.iter().map(|i| {
+        json!({
+            "kind": i.item.sort,
+            "id": i.item.id,
+            "state": i.state,
+            "there_before": i.there_before,
+            "last": i.last,
+        })
+    });
+    json!({
+        "devices": devices.collect::<Vec<_>>(),
+        "belongings": around.collect::<Vec<_>>(),
+        "gateways": gateways.collect::<Vec<_>>(),
+    })
 }

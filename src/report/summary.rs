@@ -45,16 +45,28 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
     stopped(&mut out, summary);
     belongings(&mut out, summary);
     super::gateways::summary(&mut out, &summary.gateways);
-    if summary.not_begun > 0 {
-        let why =
-            if summary.interrupted { "interrupted" } else { "too many failures (rollout.max-failures)" };
-        let _ = writeln!(out, "  {} {} not begun: {why}", paint(WARN, "…"), devices(summary.not_begun));
-    }
+    super::plan::failed(&mut out, &summary.failed);
+    not_begun(&mut out, summary);
     let _ = writeln!(out, "    {} calls in {}", tally.calls, seconds(elapsed));
     if let Some(next) = next(summary, again) {
         let _ = writeln!(out, "  {next}");
     }
     out
+}
+
+/// Devices that were not begun, but those of applications that failed, where it is said.
+fn not_begun(out: &mut String, summary: &Summary) {
+    let said: usize = summary.failed.iter().filter_map(|failed| failed.devices).sum();
+    let rest = summary.not_begun.saturating_sub(said);
+    if rest == 0 {
+        return;
+    }
+    let why = match &summary.stopped_by {
+        _ if summary.interrupted => "interrupted".to_owned(),
+        Some(app) => format!("application {app} failed (rollout.on-failure)"),
+        None => "too many failures (rollout.max-failures)".to_owned(),
+    };
+    let _ = writeln!(out, "  {} {} not begun: {why}", paint(WARN, "…"), devices(rest));
 }
 
 fn line(out: &mut String, sign: String, count: usize, words: &str) {
@@ -189,7 +201,7 @@ fn next(summary: &Summary, again: &str) -> Option<String> {
     let ended = |o: &Outcome| {
         matches!(o, Outcome::Done | Outcome::Already | Outcome::RolledBack | Outcome::Refused(_))
     };
-    let unfinished = summary.not_begun > 0 || !all().all(ended);
+    let unfinished = summary.not_begun > 0 || !summary.failed.is_empty() || !all().all(ended);
     let refused = all().any(|o| matches!(o, Outcome::Refused(_)));
     match (unfinished, refused) {
         (true, _) => Some(format!("to go on: {again}")),

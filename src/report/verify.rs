@@ -8,10 +8,11 @@ use super::{
     plan::devices,
     terminal::style::{BAD, GOOD, paint},
 };
-use crate::engine::{belongings::VerifiedItem, gateways::VerifiedGateway, verify::Verified};
+use crate::engine::{belongings::VerifiedItem, verify::All};
 
 /// Counts, then every device that differs.
-pub fn text(all: &[Verified], around: &[VerifiedItem], gateways: &[VerifiedGateway]) -> String {
+pub fn text(found: &All) -> String {
+    let All { devices: all, around, gateways, failed } = found;
     let mut out = String::new();
     let different: Vec<_> = all.iter().filter(|v| !v.differences.is_empty()).collect();
     let lives = all.iter().filter(|v| v.lives).count();
@@ -53,11 +54,13 @@ pub fn text(all: &[Verified], around: &[VerifiedItem], gateways: &[VerifiedGatew
         let _ =
             writeln!(out, "  {} gateway {}: {}", paint(BAD, "x"), gateway.id, gateway.differences.join(", "));
     }
+    super::plan::failed(&mut out, failed);
     out
 }
 
 /// The same for programs.
-pub fn json(all: &[Verified], around: &[VerifiedItem], gateways: &[VerifiedGateway]) -> Value {
+pub fn json(found: &All) -> Value {
+    let All { devices: all, around, gateways, failed } = found;
     let gateways: Vec<_> =
         gateways.iter().map(|v| json!({ "gateway": v.id, "differences": v.differences })).collect();
     let belongings: Vec<_> = around
@@ -86,5 +89,10 @@ pub fn json(all: &[Verified], around: &[VerifiedItem], gateways: &[VerifiedGatew
             })
         })
         .collect();
-    json!({ "devices": devices, "belongings": belongings, "gateways": gateways })
+    json!({
+        "devices": devices,
+        "belongings": belongings,
+        "gateways": gateways,
+        "applications_failed": super::json::failed(failed),
+    })
 }

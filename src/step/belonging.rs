@@ -302,6 +302,15 @@ impl ItemState {
             .any(|step| self.touched(*step))
     }
 
+    /// What the clear has made of it at the source: `paused`, `deleted`, or nothing.
+    pub fn at_source(&self) -> &'static str {
+        match () {
+            () if self.has(ItemStep::DeleteSource) => "deleted",
+            () if self.has(ItemStep::PauseSource) => "paused",
+            () => "",
+        }
+    }
+
     /// Steps by which something of ours is, or may be, on the target.
     pub fn made(&self) -> impl Iterator<Item = ItemStep> + '_ {
         let key = (self.key.is_some() || self.is_open(ItemStep::Key)).then_some(ItemStep::Key);

@@ -8,8 +8,9 @@ use super::{Stack, app_ids, set_app};
 use crate::{
     map::{mask, path},
     model::ids::AppId,
+    plan::transform::Write,
     proto,
-    wire::{About, Call, Error, Kind},
+    wire::{About, Call, Error, Kind, List},
 };
 
 /// Who owns a new application.
@@ -30,17 +31,57 @@ impl fmt::Display for Owner {
     }
 }
 
+/// A path that anybody may ask for (`pkg/ttnpb/public.go`, `PublicApplicationFields`).
+const PUBLIC: &str = "ids";
+/// Applications in one page of a list.
+const PAGE: u32 = 1000;
+
 impl Stack {
     /// The application with the given paths; `None` when there is none.
     ///
     /// # Errors
     /// Those of the call.
     pub async fn application(&self, app: &AppId, paths: &[String]) -> Result<Option<DynamicMessage>, Error> {
+        match self.get_application(app, paths).await {
+            // Rights are asked for before the application is looked up, and nobody but an administrator has any on one that is
+            // not there (docs/servers.md, Rights): what is public tells whether there is one.
+            Err(error) if matches!(error.kind(), Kind::Denied { .. }) => {
+                let there = self.get_application(app, &[PUBLIC.to_owned()]).await?;
+                if there.is_some() { Err(error) } else { Ok(None) }
+            }
+            found => found,
+        }
+    }
+
+    async fn get_application(&self, app: &AppId, paths: &[String]) -> Result<Option<DynamicMessage>, Error> {
         let mut request = proto::message("GetApplicationRequest");
         set_app(&mut request, "application_ids", app);
         let method = "/ttn.lorawan.v3.ApplicationRegistry/Get";
         let call = Call::safe(About::application(app.as_str()));
         absent(self.is.unary_masked(method, request, paths, call).await.map(|(a, _)| a.message))
+    }
+
+    /// The IDs of all applications that the key can see: those of its user or organization, or its own.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn applications(&self) -> Result<Vec<AppId>, Error> {
+        // The list is that of the account whose key it is, and empty for the key of an application (docs/servers.md, Rights).
+        let request = proto::message("google.protobuf.Empty");
+        let method = "/ttn.lorawan.v3.EntityAccess/AuthInfo";
+        let me = self.is.unary(method, request, Call::safe(About::nothing())).await?.message;
+        let own = "access_method.api_key.entity_ids.ids.application_ids.application_id";
+        let own = path::string(&me, own);
+        if !own.is_empty() {
+            return Ok(vec![AppId::unchecked(own)]);
+        }
+        let mut request = proto::message("ListApplicationsRequest");
+        path::set(&mut request, "order", Value::String("application_id".into()));
+        let method = "/ttn.lorawan.v3.ApplicationRegistry/List";
+        let paths = vec![PUBLIC.to_owned()];
+        let list = List { method, request, items: "applications", page_size: PAGE, paths };
+        let listed = self.is.pages(list, Call::safe(About::nothing())).await?.items;
+        Ok(listed.iter().map(|a| AppId::unchecked(path::string(a, "ids.application_id"))).collect())
     }
 
     /// Creates an application.
@@ -62,6 +103,20 @@ impl Stack {
         path::set(&mut request, field, Value::String(id.clone()));
         let call = Call::create(About::application(app.as_str()));
         self.is.unary("/ttn.lorawan.v3.ApplicationRegistry/Create", request, call).await.map(drop)
+    }
+
+    /// Writes these paths of an application that is there.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn update_application(&self, app: &AppId, write: &Write) -> Result<(), Error> {
+        let mut message = write.message.clone();
+        path::set(&mut message, "ids.application_id", Value::String(app.as_str().to_owned()));
+        let mut request = proto::message("UpdateApplicationRequest");
+        path::set(&mut request, "application", Value::Message(message));
+        path::set(&mut request, "field_mask", Value::Message(mask::message(&write.paths)));
+        let call = Call::safe(About::application(app.as_str()));
+        self.is.unary("/ttn.lorawan.v3.ApplicationRegistry/Update", request, call).await.map(drop)
     }
 
     /// Deletes an application: its ID stays taken until it is restored, or purged by an administrator.
@@ -94,19 +149,6 @@ impl Stack {
         let call = Call::safe(About::application(app.as_str()));
         let method = "/ttn.lorawan.v3.As/GetLink";
         absent(self.as_.unary_masked(method, request, paths, call).await.map(|(a, _)| a.message))
-    }
-
-    /// Sets the application link.
-    ///
-    /// # Errors
-    /// Those of the call.
-    pub async fn set_link(&self, app: &AppId, link: DynamicMessage, paths: &[String]) -> Result<(), Error> {
-        let mut request = proto::message("SetApplicationLinkRequest");
-        set_app(&mut request, "application_ids", app);
-        path::set(&mut request, "link", Value::Message(link));
-        path::set(&mut request, "field_mask", Value::Message(mask::message(paths)));
-        let call = Call::safe(About::application(app.as_str()));
-        self.as_.unary("/ttn.lorawan.v3.As/SetLink", request, call).await.map(drop)
     }
 
     /// The rights of our key on the application, as the names of the enum `Right`.

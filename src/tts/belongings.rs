@@ -111,7 +111,10 @@ impl Stack {
             client.unary_masked(method.rpc, request, &paths, call).await.map(|(answer, _)| answer)
         };
         match answer {
-            Ok(answer) => Ok(Some(as_listed(which.sort, answer.message))),
+            Ok(answer) => {
+                let found = Some(as_listed(which.sort, answer.message));
+                Ok(found.filter(|found| !which.sort.is_emptied() || !path::stored(found).is_empty()))
+            }
             Err(error) if *error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -138,6 +141,9 @@ impl Stack {
     /// # Errors
     /// Those of the call.
     pub async fn delete_belonging(&self, which: Which<'_>) -> Result<(), Error> {
+        if which.sort.is_emptied() {
+            return self.set_belonging(which, &which.sort.nothing()).await;
+        }
         let method = which.sort.delete;
         let call = Call::safe(which.about());
         match self.keeper(which.sort).unary(method.rpc, which.request(method), call).await {

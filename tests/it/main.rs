@@ -2,6 +2,7 @@
 // Tests print what they covered.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod applications;
 mod around;
 mod conformance;
 mod endings;

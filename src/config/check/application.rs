@@ -22,6 +22,9 @@ use crate::model::ids::{AppId, DeviceId, IdError, is_id, is_v2_id};
 const DEFAULT: [Copy; 5] =
     [Copy::Formatters, Copy::Webhooks, Copy::PubSubs, Copy::Packages, Copy::ActivationSettings];
 
+/// What makes a shape of an ID.
+const SHAPES: [char; 3] = ['*', '?', '['];
+
 /// An application and where it stands in the file.
 pub(super) struct Found {
     pub application: Application,
@@ -64,27 +67,60 @@ impl Checker<'_, '_> {
         let source_at = source.as_ref().map_or_else(|| at.clone(), |source| source.at.clone());
         let target_at = raw.target.as_ref().map_or_else(|| source_at.clone(), |target| target.at.clone());
         let explicit = raw.target.is_some();
-        let from_v2 = self.from_v2;
-        let source = self.parsed(source, &join(path, "source"), |text| match from_v2 {
-            true if is_v2_id(text) => Ok(AppId::unchecked(text)),
-            true => Err(IdError::V2(text.to_owned())),
-            false => AppId::from_str(text),
-        });
-        let target = self.parsed(raw.target, &join(path, "target"), AppId::from_str);
+        let shape = source.as_ref().filter(|source| source.value.contains(SHAPES));
+        let shape = shape.cloned().map(|shape| self.shape(shape, &join(path, "source")));
+        let (source, target) = match shape {
+            Some(shape) => {
+                let (source, pattern) = shape?;
+                let target = raw.target.map(|target| self.target_shape(target, &join(path, "target")));
+                (Some((source, Some(pattern))), target.flatten())
+            }
+            None => {
+                let from_v2 = self.from_v2;
+                let source = self.parsed(source, &join(path, "source"), |text| match from_v2 {
+                    true if is_v2_id(text) => Ok(AppId::unchecked(text)),
+                    true => Err(IdError::V2(text.to_owned())),
+                    false => AppId::from_str(text),
+                });
+                let target = self.parsed(raw.target, &join(path, "target"), AppId::from_str);
+                (source.map(|source| (source, None)), target)
+            }
+        };
         let devices = self.devices(raw.devices, &join(path, "devices"));
         let copy = self.copies(raw.copy, &join(path, "copy"));
         let api_key = self.secret(raw.api_key, &join(path, "api-key"));
         let access_key = self.secret(raw.access_key, &join(path, "access-key"));
-        let source = source?;
-        let target = if explicit { target? } else { source.clone() };
-        if !explicit && !is_id(target.as_str()) {
+        let (source, shape) = source?;
+        let same = || if shape.is_some() { AppId::unchecked("*") } else { source.clone() };
+        let target = if explicit { target? } else { same() };
+        if !explicit && shape.is_none() && !is_id(target.as_str()) {
             let text = format!("The Things Stack takes no application of the name `{target}`");
             self.error(&source_at, text, "", "name one as `target` of the application");
         }
         Some(Found {
-            application: Application { source, target, devices, copy, api_key, access_key },
+            application: Application { source, target, shape, devices, copy, api_key, access_key },
             source_at,
             target_at,
+        })
+    }
+
+    /// A shape of IDs in the place of one.
+    fn shape(&mut self, raw: At<String>, path: &str) -> Option<(AppId, Pattern)> {
+        if self.from_v2 {
+            let help = "V2's access keys are those of one application: write an [[application]] for each";
+            self.error(&raw.at, format!("`{path}` cannot be a shape of IDs with V2"), "", help);
+            return None;
+        }
+        let text = AppId::unchecked(raw.value.clone());
+        self.parsed(Some(raw), path, Pattern::new).map(|shape| (text, shape))
+    }
+
+    /// Where the applications of a shape go.
+    fn target_shape(&mut self, raw: At<String>, path: &str) -> Option<AppId> {
+        self.parsed(Some(raw), path, |text| match text.split_once('*') {
+            // What is refused with any ID in its place is refused here.
+            Some((before, after)) if is_id(&format!("{before}app{after}")) => Ok(AppId::unchecked(text)),
+            _ => Err("with a shape as `source` it has one `*` for the ID at the source, such as `acme-*`"),
         })
     }
 
@@ -188,7 +224,7 @@ impl Checker<'_, '_> {
     /// Two blocks must not move the same device, nor write to the same application.
     fn clash(&mut self, first: &Found, later: &Found) {
         let (a, b) = (&first.application, &later.application);
-        if a.target == b.target {
+        if a.target == b.target && a.shape.is_none() && b.shape.is_none() {
             let error = Diagnostic::error(&later.target_at, format!("two applications go to `{}`", b.target));
             self.reader.report(
                 error
@@ -200,6 +236,7 @@ impl Checker<'_, '_> {
             return;
         }
         let shared = match (a.devices.listed(), b.devices.listed()) {
+            _ if a.shape.is_some() => Some("of two shapes that fit the first one counts".to_owned()),
             (Some(a), Some(b)) => a.intersection(b).next().map(|id| format!("`{id}` is in both")),
             _ if a.devices == Devices::All || b.devices == Devices::All => {
                 Some("one of them takes all devices".to_owned())
@@ -225,6 +262,13 @@ impl Checker<'_, '_> {
             return;
         }
         for found in applications {
+            if found.application.shape.is_some() {
+                let text =
+                    format!("`{}` would take the applications of the target too", found.application.source);
+                let help = "inside one deployment write an [[application]] for each";
+                self.error(&found.source_at, text, "", help);
+                continue;
+            }
             let id = &found.application.target;
             let Some(other) = applications.iter().find(|other| other.application.source == *id) else {
                 continue;

@@ -150,10 +150,13 @@ impl Checker<'_, '_> {
         let default = Rollout::default();
         let in_flight = self.number(raw.in_flight, "rollout.in-flight", 1, MAX_IN_FLIGHT);
         let max_failures = self.number(raw.max_failures, "rollout.max-failures", 1, u64::from(u32::MAX));
+        let ways = [("next", false), ("stop", true)];
+        let stop = raw.on_failure.and_then(|raw| self.choice(&raw, "rollout.on-failure", &ways));
         let size = |number: Option<u64>, default| number.and_then(|n| n.try_into().ok()).unwrap_or(default);
         Rollout {
             in_flight: size(in_flight, default.in_flight),
             max_failures: size(max_failures, default.max_failures),
+            stop: stop.unwrap_or(default.stop),
         }
     }
 

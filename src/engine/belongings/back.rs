@@ -59,6 +59,7 @@ impl Keeper {
     /// # Errors
     /// Only when the journal fails.
     pub async fn all_are_back(&self) -> Result<(), LogError> {
+        self.contacts_back().await?;
         for (item, _) in self.log.known(&self.target_app) {
             let back = self.take_back(&item).await;
             self.settle(&item, back)?;
@@ -120,11 +121,12 @@ impl Keeper {
 
     /// Puts it back at the source as it was found.
     async fn restore(&self, item: &ItemKey) -> Result<(), Trouble> {
+        let Some(source) = &self.source else { return Ok(()) };
         let sort = sort_of(item)?;
         let sealed = self.log.sealed(sort, item).await?;
         let which = self.here(sort, item);
         let was = belongings::as_it_was(sort, &sealed.found);
-        let look = || async { self.source.side().belonging(which).await.map_err(retry) };
+        let look = || async { source.side().belonging(which).await.map_err(retry) };
         let now = look().await?;
         let differs = |now: &DynamicMessage| belongings::differences(sort, &was, now);
         let write = match &now {
@@ -151,7 +153,7 @@ impl Keeper {
         };
         self.log.step(item, ItemStep::RestoreSource, false).await?;
         if let Some(write) = write {
-            if let Err(error) = self.source.set_belonging(which, &write).await {
+            if let Err(error) = source.set_belonging(which, &write).await {
                 self.log.failed(item, ItemStep::RestoreSource, &error).await?;
                 return Err(trouble(&error));
             }

@@ -79,13 +79,14 @@ impl Keeper {
     }
 
     async fn clear_one(&self, item: &ItemKey, step: ItemStep) -> Result<(), Trouble> {
+        let Some(source) = &self.source else { return Ok(()) };
         let sort = sort_of(item)?;
         let sealed = self.log.sealed(sort, item).await?;
         let which = self.here(sort, item);
         let was = belongings::as_it_was(sort, &sealed.found);
         let is_paused = |there: &DynamicMessage| belongings::is_paused(sort, &was, there, now());
         let by_us = self.log.state(item).touched(ItemStep::PauseSource);
-        let look = || async { self.source.side().belonging(which).await.map_err(retry) };
+        let look = || async { source.side().belonging(which).await.map_err(retry) };
         let there = look().await?;
         // By another run that shares the source, by an attempt of ours, or with its device.
         let already = there.as_ref().is_none_or(|there| step == ItemStep::PauseSource && is_paused(there));
@@ -115,9 +116,9 @@ impl Keeper {
         if !already {
             let done = match step {
                 ItemStep::PauseSource => {
-                    self.source.set_belonging(which, &belongings::pausing(sort, &was, now())).await
+                    source.set_belonging(which, &belongings::pausing(sort, &was, now())).await
                 }
-                _ => self.source.delete_belonging(which).await,
+                _ => source.delete_belonging(which).await,
             };
             if let Err(error) = done {
                 self.log.failed(item, step, &error).await?;
@@ -148,6 +149,7 @@ mod tests {
         let pace = |integrations, api_keys| Pace {
             in_flight: 1,
             max_failures: 1,
+            stop: false,
             clear: ClearMode::Keys,
             clear_when: None,
             hold: false,

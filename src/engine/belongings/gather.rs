@@ -28,7 +28,8 @@ use crate::{
     },
 };
 
-/// Reads and plans what belongs to the application of `job`. `exists`: the target has its application already.
+/// Reads and plans what belongs to the application of `job`. `here`, `exists`: the source, or the target, has its application.
+/// `link`: that of a source of V2, which has nothing else.
 ///
 /// # Errors
 /// When a side or the journal cannot be read.
@@ -36,12 +37,12 @@ pub async fn read(
     job: &Job,
     journal: Option<&JournalHandle>,
     pace: &Pace,
-    exists: bool,
+    (here, exists): (bool, bool),
     devices: &[DevicePlan],
+    link: Option<&DynamicMessage>,
 ) -> Result<Belongings, RunError> {
-    let Some(source) = job.source.tts() else { return Ok(Belongings::default()) };
     let log = match journal {
-        Some(journal) => Some(ItemLog::open(journal, source.app()).await?),
+        Some(journal) => Some(ItemLog::open(journal, job.source.app()).await?),
         None => None,
     };
     let known = log.as_ref().map(|log| log.known(job.target.app())).unwrap_or_default();
@@ -53,11 +54,15 @@ pub async fn read(
         out.to_clear = known.iter().filter(clears).count();
     }
     let mut founds = Vec::new();
-    for sort in sorts.iter().copied() {
-        let found = if sort.is_of_device() {
-            of_devices(job, source.stack(), sort, pace, devices).await?
-        } else {
-            source.stack().belongings(sort, source.app(), "").await?.map(|all| name(job, sort, None, all))
+    for sort in sorts.iter().copied().filter(|_| here) {
+        let found = match job.source.tts() {
+            Some(source) if sort.is_of_device() => {
+                of_devices(job, source.stack(), sort, pace, devices).await?
+            }
+            Some(source) => {
+                source.stack().belongings(sort, source.app(), "").await?.map(|all| name(job, sort, None, all))
+            }
+            None => Some(name(job, sort, None, link.cloned().into_iter().collect())),
         };
         match found {
             Some(found) => founds.extend(found),

@@ -5,6 +5,7 @@
 mod back;
 mod carry;
 mod clear;
+mod contacts;
 mod gather;
 mod key;
 pub(super) mod log;
@@ -37,8 +38,11 @@ use crate::{
         facts::Wishes,
         finding::{Finding, Kind},
     },
-    tts::{Stack, belongings::Which},
+    tts::{Stack, application::Owner, belongings::Which},
 };
+
+/// The word for a contact in plans and summaries.
+const CONTACT: &str = "contact";
 
 pub use gather::read;
 use log::ItemLog;
@@ -59,6 +63,8 @@ pub struct Belongings {
     packages: Option<BTreeSet<String>>,
     /// How many wait to be cleared at the source.
     to_clear: usize,
+    /// Contacts that are set once the collaborators are there.
+    contacts: Vec<(&'static str, String)>,
     /// All devices of the source application, chosen or not.
     pub(super) devices: Vec<DeviceId>,
     /// IDs of the API keys with which this program works.
@@ -83,8 +89,21 @@ impl Belongings {
         self.plans.iter().any(|plan| plan.verdict == Verdict::Create && plan.key.device.is_empty())
     }
 
+    /// Adds contacts of the application that are to be set.
+    pub(super) fn set_contacts(&mut self, target: &AppId, contacts: Vec<(&'static str, String)>) {
+        let plan = |(contact, _): &(&str, String)| ItemPlan {
+            key: contact_key(target, contact),
+            called: String::new(),
+            verdict: Verdict::Create,
+            findings: Vec::new(),
+        };
+        self.plans.extend(contacts.iter().map(plan));
+        self.contacts = contacts;
+    }
+
     /// Leaves those alone that no earlier run has begun.
     pub fn only_begun(&mut self) {
+        self.contacts.clear();
         let begun = |verdict| matches!(verdict, Verdict::Resume(_) | Verdict::Done);
         self.plans.retain(|plan| begun(plan.verdict));
         self.fresh.clear();
@@ -95,12 +114,15 @@ impl Belongings {
 /// Works on the belongings of one pair of applications. Shared by all who work on its devices.
 #[derive(Debug)]
 pub struct Keeper {
-    source: Guarded<Stack>,
+    /// Nothing for V2, which has nothing of the kind that a clear would take.
+    source: Option<Guarded<Stack>>,
     app: AppId,
     target: Guarded<Stack>,
     target_app: AppId,
     journal: JournalHandle,
     log: ItemLog,
+    /// Who owns the application on the target, where this journal has made it.
+    owner: Option<Owner>,
     wishes: Wishes,
     events: Sink,
     /// The packages that the target has; asked once its application is there.
@@ -111,8 +133,6 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// `None` for a source that has no belongings.
-    ///
     /// # Errors
     /// When the journal cannot be read.
     pub async fn of(
@@ -120,21 +140,22 @@ impl Keeper {
         journal: &JournalHandle,
         lock: &Lock,
         events: &Sink,
-    ) -> Result<Option<Self>, LogError> {
-        let Some(source) = job.source.tts() else { return Ok(None) };
-        Ok(Some(Self {
-            source: Guarded::new(source.stack().clone(), lock.clone()),
-            app: source.app().clone(),
+    ) -> Result<Self, LogError> {
+        let source = job.source.tts();
+        Ok(Self {
+            source: source.map(|source| Guarded::new(source.stack().clone(), lock.clone())),
+            app: job.source.app().clone(),
             target: Guarded::new(job.target.stack().clone(), lock.clone()),
             target_app: job.target.app().clone(),
             journal: journal.clone(),
-            log: ItemLog::open(journal, source.app()).await?,
+            log: ItemLog::open(journal, job.source.app()).await?,
+            owner: job.owner.clone(),
             wishes: job.wishes.clone(),
             events: events.clone(),
             packages: OnceCell::new(),
             live: OnceCell::new(),
             outcomes: Mutex::default(),
-        }))
+        })
     }
 
     /// What became of each of them, by name.
@@ -179,6 +200,13 @@ impl Keeper {
         self.ended(item, result.or_else(Trouble::outcome)?);
         Ok(())
     }
+}
+
+/// The name of a contact in plans and summaries. The journal has none: whom it made a collaborator it makes a contact only in
+/// the place of the owner, and that is seen on the target.
+fn contact_key(target: &AppId, contact: &str) -> ItemKey {
+    let id = contact.trim_end_matches("_contact").to_owned();
+    ItemKey { target: target.to_string(), sort: CONTACT.to_owned(), device: String::new(), id }
 }
 
 /// The kind of a recorded one. A journal of a newer version may have kinds that this one does not know.

@@ -26,14 +26,14 @@ pub struct VerifiedItem {
 /// # Errors
 /// When the journal or the target cannot be read.
 pub async fn verify(job: &Job, journal: &JournalHandle) -> Result<Vec<VerifiedItem>, RunError> {
-    let Some(source) = job.source.tts() else { return Ok(Vec::new()) };
-    let log = ItemLog::open(journal, source.app()).await?;
+    let app = job.source.app();
+    let log = ItemLog::open(journal, app).await?;
     let mut all = Vec::new();
     for (item, state) in log.known(job.target.app()) {
         let Some(sort) = Sort::by_name(&item.sort) else { continue };
         if state.is_matched() || state.has(ItemStep::Create) {
             let differences = one(job, &log, sort, &item, &state).await?;
-            all.push(VerifiedItem { app: source.app().clone(), item, differences });
+            all.push(VerifiedItem { app: app.clone(), item, differences });
         }
     }
     Ok(all)

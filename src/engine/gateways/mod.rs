@@ -101,6 +101,11 @@ fn place() -> AppId {
     AppId::unchecked("[gateways]")
 }
 
+/// True for the ID under which the journal keeps gateways.
+pub fn are_in(application: &AppId) -> bool {
+    *application == place()
+}
+
 /// Gateways go to no application.
 fn nowhere() -> AppId {
     AppId::unchecked("")

@@ -2,16 +2,17 @@
 
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
-use super::{Facts, api_key, collaborator, package, pubsub, settings, webhook};
+use super::{Facts, api_key, collaborator, empty, link, package, pubsub, settings, webhook};
 use crate::{
     map::{mask, path},
     model::{belonging::ItemKey, device::Component, ids::AppId},
-    plan::finding::Finding,
+    plan::{finding::Finding, transform::Write},
 };
 
 /// Every kind, in the order in which they are created.
-pub static SORTS: [&Sort; 7] = [
+pub static SORTS: [&Sort; 8] = [
     &settings::SETTINGS,
+    &link::LINK,
     &package::DEFAULT,
     &webhook::WEBHOOK,
     &pubsub::PUBSUB,
@@ -172,6 +173,18 @@ impl Sort {
     /// True for what a device has, and not the application.
     pub fn is_of_device(&self) -> bool {
         self.ids == Ids::PortOfDevice
+    }
+
+    /// True for one that is emptied where others are deleted: an empty one is none.
+    pub fn is_emptied(&self) -> bool {
+        self.delete.rpc == self.set.rpc
+    }
+
+    /// The write that empties one.
+    pub fn nothing(&self) -> Write {
+        let top =
+            mask::allowed(short(self.set.rpc)).iter().filter(|p| !p.contains('.') && !self.left.contains(p));
+        Write { message: empty(self), paths: top.map(|p| (*p).to_owned()).collect() }
     }
 
     /// The mask that reads all of one: the topmost paths, so that fields of newer servers come along, but what is the

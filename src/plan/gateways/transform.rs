@@ -179,7 +179,7 @@ fn plans(copy: &mut DynamicMessage, facts: &Facts, wishes: &Wishes, findings: &m
 }
 
 /// The user or organization in a contact: where its ID stands, and its name.
-pub(super) fn account(message: &DynamicMessage, contact: &str) -> Option<(String, String)> {
+pub(in crate::plan) fn account(message: &DynamicMessage, contact: &str) -> Option<(String, String)> {
     ["user", "organization"].into_iter().find_map(|kind| {
         let path = format!("{contact}.{kind}_ids.{kind}_id");
         let id = at::string(message, &path);

@@ -37,7 +37,7 @@ use crate::{
 /// Device IDs and EUIs of generated devices start alike (`map::generate`); so do their DevAddrs.
 const PLAN: &str = "EU_863_870_TTN";
 
-fn wishes(session: SessionMode) -> Wishes {
+pub(in crate::plan) fn wishes(session: SessionMode) -> Wishes {
     Wishes {
         copy: Default::default(),
         people: Default::default(),

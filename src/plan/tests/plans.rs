@@ -246,7 +246,6 @@ fn only_devices_that_move_count_as_calls() {
         source: app.clone(),
         target: app,
         create: false,
-        set_link: false,
         belongings: Vec::new(),
         findings: vec![],
         devices,

@@ -81,7 +81,7 @@ fn the_source_s_are_paused_once_all_devices_are_done() {
     }
     assert_eq!(world.source.count(Table::PubSubs, APP), 3, "they cannot be paused");
     assert!(!is_paused(&world, "hook-full"));
-    world.call("rollback", &["--yes"]).expect(0).says("around the devices: 11 taken back");
+    world.call("rollback", &["--yes"]).expect(0).says("around the devices: 12 taken back");
     assert_eq!(held(&world.source), before);
 }
 

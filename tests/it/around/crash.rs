@@ -36,7 +36,9 @@ fn is_around(call: &CallInfo) -> bool {
         "PackageRegistry",
         "ActivationSettingRegistry",
     ];
-    call.is_write && registries.iter().any(|r| call.rpc().split('/').next().is_some_and(|s| s.ends_with(r)))
+    let alone = ["As/SetLink", "ApplicationRegistry/Update"].contains(&call.rpc());
+    let of_one = registries.iter().any(|r| call.rpc().split('/').next().is_some_and(|s| s.ends_with(r)));
+    call.is_write && (alone || of_one)
 }
 
 /// Kills the program at the n-th such call on either side, before or after it is applied; true when it came to that.

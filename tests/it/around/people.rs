@@ -4,7 +4,10 @@ use std::fs;
 
 use stackferry::{
     map::path,
-    plan::belongings::{collaborator, rights},
+    plan::{
+        belongings::{collaborator, rights},
+        contacts,
+    },
     proto,
     rehearsal::{Fault, Settings, store::Table},
 };
@@ -64,18 +67,39 @@ fn team() -> World {
     world
 }
 
+/// Gives the source's application contacts who are not its owner.
+fn set_contacts(world: &World) {
+    let mut application = world.source.tts.store().get(Table::Applications, APP).cloned().expect("there");
+    let wanted = [
+        ("administrative_contact", "user alice".to_owned()),
+        ("technical_contact", "organization acme".to_owned()),
+    ];
+    let write = contacts::write(&wanted);
+    path::apply(&mut application, &write.message, &write.paths);
+    world.source.tts.store().put(Table::Applications, APP, application).expect("memory");
+}
+
+/// Who the contacts of an application are.
+fn contacts_of(side: &crate::world::Side, app: &str) -> Vec<String> {
+    let application = side.tts.store().get(Table::Applications, app).cloned().expect("it is there");
+    contacts::of(&application).into_iter().map(|(_, name)| name).collect()
+}
+
 #[test]
 fn people_have_the_same_rights_under_the_names_of_the_target() {
     let world = team();
     config_of(&world, &[1], ONLY, PEOPLE);
+    set_contacts(&world);
     let before = who(&world.source, APP);
     let plan = world.call("plan", &[]).expect(0);
     plan.says("+ collaborators to be copied: 2 (organization acme, user alice)")
-        .says("= collaborators there, as at the source: 1 (user jane)");
-    world.call("rehearse", &[]).expect(0).says("around the devices: 2 copied");
+        .says("= collaborators there, as at the source: 1 (user jane)")
+        .says("+ contacts to be copied: 2 (administrative, technical)");
+    world.call("rehearse", &[]).expect(0).says("around the devices: 4 copied");
     assert_eq!(writes(&world), (0, 0));
 
-    world.run().expect(0).says("around the devices: 2 copied");
+    world.run().expect(0).says("around the devices: 4 copied");
+    assert_eq!(contacts_of(&world.target, TARGET), ["user alice-nl", "organization acme-eu"]);
     let expected = [
         one("organization acme-eu", &[ALL]),
         one("user admin", &["RIGHT_ALL"]),
@@ -87,12 +111,21 @@ fn people_have_the_same_rights_under_the_names_of_the_target() {
     assert_eq!(writes(&world), done, "S6");
     world.call("verify", &[]).expect(0).says("around the devices: 3 as written");
 
+    world.call("status", &[]).expect(0).says("around the devices: 3 in the journal: 3 done");
+    let status = world.call("status", &["--output", "json"]).expect(0);
+    assert!(
+        status.out.contains(r#""id":"user jane""#) && status.out.contains(r#""there_before":true"#),
+        "{}",
+        status.out
+    );
+
     collaborate(&world.target, TARGET, "user alice-nl", &[ALL]);
     world.call("verify", &[]).expect(3).says("collaborator user alice: rights");
     world.call("rollback", &["--yes"]).expect(3).says("it was edited on the target since it was written");
     collaborate(&world.target, TARGET, "user alice-nl", &[READ, INFO]);
     world.call("rollback", &["--yes"]).expect(0).says("acme removed");
     assert_eq!(who(&world.target, TARGET), [one("user admin", &["RIGHT_ALL"])]);
+    assert_eq!(contacts_of(&world.target, TARGET), ["user admin", "user admin"]);
     assert_eq!(who(&world.source, APP), before, "the source is untouched");
 }
 
@@ -155,12 +188,14 @@ fn nobody_is_given_what_the_key_itself_does_not_have() {
 fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
     let world = team();
     config_of(&world, &[1], ONLY, PEOPLE);
+    set_contacts(&world);
     let before = who(&world.source, APP);
     let mut kills = 0;
     for n in 1.. {
         let there = run_and_kill(&world, "run", n, n % 2 == 0);
         world.run().expect(0);
         assert_eq!(who(&world.target, TARGET).len(), 3, "after a kill at call {n}");
+        assert_eq!(contacts_of(&world.target, TARGET), ["user alice-nl", "organization acme-eu"], "{n}");
         let back = run_and_kill(&world, "rollback", n, n % 2 == 1);
         world.call("rollback", &["--yes"]).expect(0);
         assert_eq!(
@@ -174,7 +209,11 @@ fn a_kill_at_any_call_resumes_to_the_same_end_there_and_back() {
         }
         kills += usize::from(there) + usize::from(back);
     }
-    assert_eq!(kills, 4, "two are made, and two are taken back");
+    assert_eq!(
+        kills,
+        4 + 3,
+        "two are made, two contacts set, and given back at once, and two are taken back"
+    );
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn every_field_is_there_and_a_second_run_writes_nothing() {
     world.run().expect(0).says("gateways: 5 there before");
     assert_eq!((world.source.writes().len(), world.target.writes().len()), writes, "S6");
     world.call("verify", &[]).expect(0).says("gateways: 5 as written");
+    world.call("status", &[]).expect(0).says("gateways: 5 in the journal: 5 done");
     let mut edited = gateway(&world.target, "acme-roof-1").expect("there");
     path::set(&mut edited, "description", text("another"));
     world.target.tts.store().put(Table::Gateways, "acme-roof-1", edited).expect("memory");

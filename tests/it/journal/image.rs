@@ -99,7 +99,9 @@ impl Contents {
     /// Where each device stands.
     pub fn states(&self) -> BTreeMap<DeviceKey, State> {
         let mut states: BTreeMap<DeviceKey, State> = BTreeMap::new();
-        for entry in self.entries.iter().filter(|e| !e.sealed) {
+        // What an application has is under an empty device ID, with events of its own.
+        let of_devices = |e: &&Entry| !e.sealed && !e.device.device.as_str().is_empty();
+        for entry in self.entries.iter().filter(of_devices) {
             let event: Event = serde_json::from_slice(&entry.plain).expect("an event");
             let state = states.entry(entry.device.clone()).or_default();
             *state = state.apply(&event).expect("legal");
