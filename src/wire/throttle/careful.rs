@@ -9,6 +9,8 @@ use super::bucket::Pace;
 
 /// Nobody is held for longer than a call every this much.
 const SLOWEST: f64 = 1.0 / 60.0;
+/// What counts as passed before the first refusal at least, in calls a second: little is known after the first calls.
+const LEAST: f64 = 2.0;
 /// Every second without a refusal adds so much of what passed before the first one.
 const STEP: f64 = 0.05;
 /// With so many times what passed before the first refusal it is over.
@@ -58,7 +60,7 @@ pub(super) struct Careful {
 impl Careful {
     /// After the first refusal; `rate`: what passed until then, in calls a second.
     pub fn new(rate: f64, now: Instant) -> Self {
-        let before = rate.max(2.0 * SLOWEST);
+        let before = rate.max(LEAST);
         let mut careful =
             Self { rate: before, before, changed: now, refused: now, pace: Pace::new(Duration::ZERO, 1, 0) };
         careful.set(before / 2.0, now);
