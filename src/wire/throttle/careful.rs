@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::bucket::Pace;
 
-/// Nobody is held for longer than a call every this much.
-const SLOWEST: f64 = 1.0 / 60.0;
+/// Calls a second to which refusals slow down at least. Where less is allowed, the waits of the calls that are tried again tell
+/// (`wire::retry`).
+const SLOWEST: f64 = 1.0;
 /// What counts as passed before the first refusal at least, in calls a second: little is known after the first calls.
 const LEAST: f64 = 2.0;
 /// Every second without a refusal adds so much of what passed before the first one.
@@ -129,7 +130,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             careful.refused(Instant::now(), Instant::now());
         }
-        assert!(careful.take(Instant::now()).expect_err("a new pace begins empty") <= Duration::from_mins(1));
+        assert!(careful.take(Instant::now()).expect_err("a new pace begins empty") <= Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
