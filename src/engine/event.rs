@@ -1,10 +1,11 @@
 //! What the engine tells: consumed by `report` and by tests. No secrets.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -13,7 +14,7 @@ use crate::{
     model::ids::{AppId, DeviceId},
     plan::{Plan, failed::FailedApplication, finding::Finding},
     step::Step,
-    wire::{CallEvent, Observer, WaitEvent},
+    wire::{CallEvent, Observer, Side, WaitEvent, WaitReason},
 };
 
 /// A device of a run: application and device ID at the source.
@@ -115,7 +116,7 @@ pub struct Sink {
 }
 
 /// What was counted in this run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Records created on the target, or found there as they should be.
     pub created: usize,
@@ -129,6 +130,10 @@ pub struct Tally {
     pub removed: usize,
     /// gRPC calls, each attempt.
     pub calls: u64,
+    /// Of these, those of each method at each side.
+    pub methods: BTreeMap<(Side, &'static str), u64>,
+    /// How long calls to each side were held back, by reason. Those that stood in line behind such a call are not counted.
+    pub waits: BTreeMap<(Side, WaitReason), Duration>,
 }
 
 impl Sink {
@@ -140,14 +145,13 @@ impl Sink {
     /// Counts and passes on.
     pub fn send(&self, event: Event) {
         {
-            let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tally = self.counts();
             match &event {
                 Event::Step { step: Step::Create(_), .. } => tally.created += 1,
                 Event::Step { step: Step::Verify(_), .. } => tally.verified += 1,
                 Event::Step { step: Step::Clear(_), .. } => tally.cleared += 1,
                 Event::Step { step: Step::Restore(_), .. } => tally.restored += 1,
                 Event::Step { step: Step::Remove(_), .. } => tally.removed += 1,
-                Event::Call(_) => tally.calls += 1,
                 _ => {}
             }
         }
@@ -156,18 +160,28 @@ impl Sink {
 
     /// What was counted so far.
     pub fn tally(&self) -> Tally {
-        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts().clone()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Observer for Sink {
     fn call(&self, call: &CallEvent<'_>) {
         let CallEvent { side, method, about, attempt, elapsed, code, .. } = call;
+        {
+            let mut tally = self.counts();
+            tally.calls += 1;
+            *tally.methods.entry((*side, *method)).or_default() += 1;
+        }
         self.send(Event::Call(format!("{side} {method} {about} attempt {attempt}: {code} in {elapsed:.1?}")));
     }
 
     fn wait(&self, wait: &WaitEvent<'_>) {
         let WaitEvent { side, method, about, reason, duration } = wait;
+        *self.counts().waits.entry((*side, *reason)).or_default() += *duration;
         self.send(Event::Wait(format!("waiting {duration:.1?} for the {side}: {reason} ({method} {about})")));
     }
 }

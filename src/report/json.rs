@@ -74,6 +74,12 @@ pub fn summary(summary: &Summary, exit_code: u8) -> Value {
                 "removed": summary.tally.removed,
             },
             "calls": summary.tally.calls,
+            "calls_by_method": summary.tally.methods.iter().map(|((side, method), calls)| {
+                json!({ "side": side.to_string(), "method": method.trim_start_matches('/'), "calls": calls })
+            }).collect::<Vec<_>>(),
+            "waits": summary.tally.waits.iter().map(|((side, reason), time)| {
+                json!({ "side": side.to_string(), "reason": reason.to_string(), "seconds": time.as_secs_f64() })
+            }).collect::<Vec<_>>(),
         }),
     )
 }

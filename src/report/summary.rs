@@ -8,6 +8,8 @@ use super::{
 };
 use crate::engine::event::{DeviceName, Outcome, Summary};
 
+/// Waits that are told.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 /// Things around the devices that are told one by one.
 const SHOWN: usize = 20;
 
@@ -27,7 +29,7 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
         let _ = writeln!(out, "  {} application {app} removed: its ID stays taken", paint(GOOD, "-"));
     }
     line(&mut out, "=".to_owned(), already, "done before");
-    let tally = summary.tally;
+    let tally = &summary.tally;
     let _ = writeln!(
         out,
         "    records: {} created on the target, {} read back equal, {} cleared at the source",
@@ -48,6 +50,9 @@ pub fn text(summary: &Summary, elapsed: Duration, again: &str) -> String {
     super::plan::failed(&mut out, &summary.failed);
     not_begun(&mut out, summary);
     let _ = writeln!(out, "    {} calls in {}", tally.calls, seconds(elapsed));
+    for ((side, reason), time) in tally.waits.iter().filter(|(_, time)| **time >= WORTH_TELLING) {
+        let _ = writeln!(out, "    held back {} at the {side}: {reason}", seconds(*time));
+    }
     if let Some(next) = next(summary, again) {
         let _ = writeln!(out, "  {next}");
     }

@@ -6,7 +6,7 @@ use super::{Endpoint, client::Repeat};
 pub use super::{hint::TlsProblem, status::Status};
 
 /// Which side of the migration a server is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
     /// Where devices come from.
     Source,
