@@ -58,8 +58,18 @@ pub(super) async fn jobs(
             jobs.failed.push(FailedApplication::new(&block.source, &block.target, why, Some(fix)));
             continue;
         }
+        let source = match sources.of(block) {
+            Ok(source) => source,
+            // A key of its own that cannot be had stops one application; that of all stops the command.
+            Err(failure) if block.api_key.is_some() || block.access_key.is_some() => {
+                let failed = FailedApplication::new(&block.source, &block.target, failure.why(), None);
+                jobs.failed.push(failed);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         jobs.ready.push(Job {
-            source: sources.of(block)?,
+            source,
             target: TtsTarget::new(to.clone(), block.target.clone()),
             owner: owner.clone(),
             wishes: wishes(config, block),
@@ -144,6 +154,10 @@ fn begun(config: &Config, block: &config::Application) -> Result<BTreeSet<AppId>
     let devices = view.devices()?.into_iter().map(|key| key.application);
     let made = view.metas(Origin::PLACE)?.into_iter();
     let made = made.filter(|(_, word)| Origin::by_word(word) == Some(Origin::Ours));
+    // What a block names is that block's, whatever shapes its ID on the target has.
+    let named =
+        |target: &str| config.applications.iter().any(|b| b.shape.is_none() && b.target.as_str() == target);
+    let made = made.filter(|(target, _)| !named(target));
     let made = made.filter_map(|(target, _)| block.source_of(&AppId::unchecked(target)));
     // Gateways stand under a name that no application has.
     Ok(devices.chain(made).filter(|id| is_id(id.as_str()) && block.takes(id)).collect())

@@ -16,7 +16,7 @@ use crate::{
         event::Sink,
         gateways::{self, GatewayJob},
         keys_file::KeysFile,
-        run::{Job, Jobs, Pace, Ready},
+        run::{Jobs, Pace},
     },
     map::path,
     model::{ids::AppId, secret::Secret},
@@ -159,10 +159,12 @@ fn listed(gateway: &config::ListedGateway) -> plan::gateways::Found {
 }
 
 /// The file of the new API keys of applications.
-pub fn keys_file(config: &Config, ready: &Ready) -> Option<KeysFile> {
+pub fn keys_file(config: &Config, plan: &plan::Plan) -> Option<KeysFile> {
     let path = config.integrations.keys_file.clone()?;
-    let pair = |job: &Job| (job.source.app().clone(), job.target.app().clone());
-    Some(KeysFile { path, applications: ready.applications.iter().map(|(job, _)| pair(job)).collect() })
+    // Also those that cannot be read now: their keys were made by an earlier run.
+    let failed = plan.failed.iter().map(|failed| (failed.source.clone(), failed.target.clone()));
+    let pairs = plan.applications.iter().map(|app| (app.source.clone(), app.target.clone()));
+    Some(KeysFile { path, applications: pairs.chain(failed).collect() })
 }
 
 /// How the configuration wants a run to go.

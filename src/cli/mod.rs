@@ -123,6 +123,11 @@ impl Failure {
         let hint = hint.map(|h| format!("\n  help: {h}")).unwrap_or_default();
         Self { text: format!("error: {error}{hint}"), exit }
     }
+
+    /// What is wrong, on one line.
+    fn why(&self) -> String {
+        self.text.trim_start_matches("error: ").replace("\n  help: ", "; ")
+    }
 }
 
 impl From<crate::journal::Error> for Failure {

@@ -129,7 +129,9 @@ async fn carry_out(
     }
     // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
     let _listening = signals::listen(&stop, &sink);
-    Ok(Some(rollback.carry_out(jobs, chosen).await?))
+    let mut summary = rollback.carry_out(jobs, chosen).await?;
+    summary.failed.extend(sides.jobs.failed.iter().cloned());
+    Ok(Some(summary))
 }
 
 /// The devices that were named. One that no application of the configuration could have is a mistake.

@@ -137,7 +137,7 @@ pub(super) async fn carry_out(
         // Only now: until here nothing is changed, and Ctrl-C ends the process at once.
         let _listening = signals::listen(stop, &sink);
         let lock = Terms::of(&journal, config.limits.lock_renewal, consent.take_over).await?;
-        let keys_file = connect::keys_file(config, &ready);
+        let keys_file = connect::keys_file(config, &plan);
         let dispatcher = Dispatcher {
             journal: &journal,
             pace,

@@ -53,11 +53,7 @@ impl Dispatcher<'_> {
             biased;
             carried = self.carry_over(&work) => carried,
             () = work.abort.cancelled() => {
-                if let Some(lost) = work.lock.trouble() {
-                    self.application_failed(application, &lost, summary, failures);
-                    return Ok(());
-                }
-                summary.not_begun += going_in(application).count();
+                self.stopped(application, work.lock, summary, failures);
                 return Ok(());
             }
         };
@@ -78,7 +74,7 @@ impl Dispatcher<'_> {
             biased;
             done = before(keeper, &ready.belongings) => done?,
             () = abort.cancelled() => {
-                summary.not_begun += going_in(application).count();
+                self.stopped(application, lock, summary, failures);
                 return Ok(());
             }
         }
@@ -125,7 +121,25 @@ impl Dispatcher<'_> {
                 () = ctx.abort.cancelled() => {}
             }
         }
+        // Where only the surroundings were left, nothing else tells of a lock that is another's.
+        if let (None, Some(trouble)) = (going_in(application).next(), lock.trouble()) {
+            self.application_failed(application, &trouble, summary, failures);
+        }
         Ok(())
+    }
+
+    /// Nothing of an application was begun: the user wants to be gone, or the lock is lost.
+    fn stopped(
+        &self,
+        application: &ApplicationPlan,
+        lock: &Lock,
+        summary: &mut Summary,
+        failures: &mut Failures,
+    ) {
+        match lock.trouble() {
+            Some(lost) => self.application_failed(application, &lost, summary, failures),
+            None => summary.not_begun += going_in(application).count(),
+        }
     }
 
     /// What is left to do around the devices once they are done.

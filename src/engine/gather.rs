@@ -90,7 +90,12 @@ pub async fn application(
         Some(journal) => application::origin(journal, target_app).await? == Some(Origin::Ours),
         None => false,
     };
-    let contacts = state.contacts(ours, job.owner.as_ref(), &job.wishes);
+    // Once they were set, they are the target's.
+    let set = match journal {
+        Some(journal) => belongings::contacts_are_set(journal, target_app).await?,
+        None => false,
+    };
+    let contacts = state.contacts(ours && !set, job.owner.as_ref(), &job.wishes);
     findings.extend(contacts.findings);
     if let (Some(source), false) = (job.source.tts(), gone) {
         findings.extend(rights("source", source.stack(), app, SOURCE_RIGHTS).await?);

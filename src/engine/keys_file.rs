@@ -59,11 +59,18 @@ impl KeysFile {
             }
         }
         let text = rows.into_inner().map_err(|error| fail(error.into_error()))?;
-        if made > 0 {
-            put(&self.path, &Zeroizing::new(text)).map_err(fail)?;
+        let text = Zeroizing::new(text);
+        // The keys of one that was rolled back are of no use: what is left of its file is its head.
+        if made > 0 || fs::read(&self.path).map(Zeroizing::new).is_ok_and(|old| is_ours(&old)) {
+            put(&self.path, &text).map_err(fail)?;
         }
         Ok(made)
     }
+}
+
+/// True for a file that this program has written.
+fn is_ours(file: &[u8]) -> bool {
+    file.starts_with(HEADER.join(",").as_bytes())
 }
 
 /// Makes the file hold this, and nobody else able to read it.

@@ -226,6 +226,9 @@ impl Rollback<'_> {
             let whole = self.begun(job, &Chosen::default()).await?.len() == keys.len();
             let around = chosen.takes_all_of(job.source.app()) && keeper.begun() > 0;
             if keys.is_empty() && !(whole && around) {
+                if whole && chosen.takes_all_of(job.source.app()) {
+                    self.remove_application(job, &mut summary).await?;
+                }
                 continue;
             }
             if summary.stopped_by.is_some() {

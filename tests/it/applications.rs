@@ -55,7 +55,7 @@ fn config(world: &World, more: &str) {
     let (sides, _) = text.split_once("[[application]]").expect("one");
     let blocks = format!(
         "[[application]]\nsource = \"*\"\ntarget = \"acme-*\"\n{COMMON}[[application]]\nsource = \"valve\"\n\
-         target = \"taps\"\n{COMMON}{TAIL}{more}"
+         target = \"acme-taps\"\n{COMMON}{TAIL}{more}"
     );
     fs::write(whole, format!("{sides}{blocks}")).expect("ours");
 }
@@ -90,7 +90,7 @@ fn one_that_cannot_be_read_stops_no_other_and_one_that_comes_later_is_taken_too(
     let ran =
         world.run().expect(3).says(failed).says("its devices were not looked at").says("2 devices moved");
     assert!(ran.out.contains("to go on: stackferry run"), "{}", ran.out);
-    assert_eq!((there(&world, "acme-meter-b"), there(&world, "taps")), (1, 1));
+    assert_eq!((there(&world, "acme-meter-b"), there(&world, "acme-taps")), (1, 1));
     assert_eq!(there(&world, "acme-meter-a") + there(&world, "acme-valve"), 0);
     let summary = json(&world, "run", &["--yes"], "summary");
     assert_eq!(summary["applications_failed"][0]["source"], "meter-a");
@@ -144,7 +144,7 @@ fn one_that_cannot_be_made_or_is_in_other_hands_stops_no_other_unless_asked() {
         "{}",
         ran.out
     );
-    assert_eq!(there(&world, "acme-meter-b") + there(&world, "taps"), 0);
+    assert_eq!(there(&world, "acme-meter-b") + there(&world, "acme-taps"), 0);
     config(&world, "");
     let summary = json(&world, "run", &["--yes"], "summary");
     assert_eq!(
@@ -154,7 +154,7 @@ fn one_that_cannot_be_made_or_is_in_other_hands_stops_no_other_unless_asked() {
     assert_eq!(summary["applications_failed"][0]["devices"], 2);
     world.target.tts.unhook();
     world.call("rollback", &["--yes"]).expect(0).says("2 devices brought back");
-    assert_eq!(there(&world, "acme-meter-b") + there(&world, "taps"), 0);
+    assert_eq!(there(&world, "acme-meter-b") + there(&world, "acme-taps"), 0);
 
     // The marker of another run at the source.
     let mut marker = world.source.record(Table::Is, "meter-b", &dev(4)).expect("a device");

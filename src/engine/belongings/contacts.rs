@@ -9,6 +9,7 @@ use crate::{
         event::Outcome,
         log::LogError,
     },
+    journal::{self, JournalHandle},
     model::ids::AppId,
     plan::{
         self,
@@ -19,6 +20,22 @@ use crate::{
     step::belonging::ItemStep,
     wire,
 };
+
+/// What the journal says of contacts that were set.
+const SET: &str = "set";
+
+fn meta(app: &AppId) -> String {
+    format!("contacts/{app}")
+}
+
+/// True when this journal has set contacts of the application: what they are now is the target's.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub async fn are_set(journal: &JournalHandle, app: &AppId) -> Result<bool, journal::Error> {
+    let key = meta(app);
+    Ok(journal.read(move |j| j.meta(&key)).await?.as_deref() == Some(SET))
+}
 
 impl Keeper {
     /// Sets the contacts of the plan. A failure stops nothing else.
@@ -48,6 +65,7 @@ impl Keeper {
             Err(error) => return Err(trouble(&error)),
         }
         if self.contacts_there().await?.contains(contact) {
+            self.journal.set_meta(&meta(&self.target_app), SET).await.map_err(LogError::from)?;
             return Ok(());
         }
         let finding = edited(&key, "it is not the contact after it was set", vec![contact.0.to_owned()]);
@@ -87,7 +105,7 @@ impl Keeper {
             self.target.update_application(app, &contacts::write(&there)).await.map_err(|e| trouble(&e))
         };
         match back.await {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(self.journal.set_meta(&meta(app), "").await?),
             Err(trouble) => self.settle(&contact_key(app, "contacts"), Err(trouble)),
         }
     }

@@ -44,6 +44,7 @@ use crate::{
 /// The word for a contact in plans and summaries.
 const CONTACT: &str = "contact";
 
+pub use contacts::are_set as contacts_are_set;
 pub use gather::read;
 use log::ItemLog;
 pub use verify::{VerifiedItem, verify};

@@ -104,8 +104,9 @@ fn look(key: &DynamicMessage, facts: &Facts) -> Vec<Finding> {
 /// expiry, then those with the same name alone. Nobody can tell whether they were made for them.
 pub fn pair(founds: &mut [Found], there: &BTreeMap<ItemKey, DynamicMessage>, facts: &Facts) {
     let lives = |key: &DynamicMessage| expiry(key).is_none_or(|time| time > facts.now);
-    let mut free: Vec<_> =
-        there.iter().filter(|(item, key)| item.sort == API_KEY.name && lives(key)).collect();
+    // Those with which this program works stand for none.
+    let others = |item: &ItemKey| item.sort == API_KEY.name && !facts.keys_in_use.contains(&item.id);
+    let mut free: Vec<_> = there.iter().filter(|(item, key)| others(item) && lives(key)).collect();
     for exact in [true, false] {
         for found in founds.iter_mut().filter(|f| f.sort.ids == Ids::Key && f.target_name.is_empty()) {
             if left(&found.message, facts).is_some() {

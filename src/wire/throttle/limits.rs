@@ -9,6 +9,9 @@ use super::MINUTE;
 /// `-retry` is cut down to whole seconds, so this much may be missing.
 const ROUNDED_OFF: Duration = Duration::from_secs(1);
 
+/// No bucket counts as larger: the time in which it fills has to be a number.
+const LARGEST: u32 = 1_000_000;
+
 /// The `x-rate-limit-*` headers of an answer. A value that is no whole number counts as absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::wire) struct Limits {
@@ -50,7 +53,7 @@ impl Limits {
     pub(super) fn told(&self) -> Option<Told> {
         let size = self.limit.filter(|limit| *limit > 0)?;
         let available = self.available?.min(size);
-        let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).min(LARGEST);
         Some(Told { size: fit(size), available: fit(available), reset: self.reset })
     }
 

@@ -151,7 +151,11 @@ impl Throttle {
 
     fn line(&self, method: &'static str, about: &About) -> Arc<tokio::sync::Mutex<()>> {
         let now = Instant::now();
-        self.of(method, now, |method| Arc::clone(&method.bucket(about, now).line))
+        self.of(method, now, |method| {
+            // Who waits for the pace of a method waits in one line.
+            let bucket = if method.careful.is_some() { &mut method.all } else { method.bucket(about, now) };
+            Arc::clone(&bucket.line)
+        })
     }
 }
 
@@ -187,10 +191,11 @@ impl Method {
     }
 
     fn take(&mut self, about: &About, now: Instant) -> Result<(), (WaitReason, Duration)> {
-        self.bucket(about, now).take(now).map_err(|wait| (WaitReason::ServerLimit, wait))?;
+        // First, as its turns come back soonest: one that is taken in vain is lost.
         if let Some(careful) = &mut self.careful {
             careful.take(now).map_err(|wait| (WaitReason::SlowedDown, wait))?;
         }
+        self.bucket(about, now).take(now).map_err(|wait| (WaitReason::ServerLimit, wait))?;
         self.all.in_flight += 1;
         self.entities.entry(about.clone()).or_default().in_flight += 1;
         Ok(())

@@ -210,6 +210,17 @@ async fn lies_hold_nobody_for_ever_and_hurt_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_belies_the_one_before_is_no_panic() {
+    let (throttle, about) = (throttle(), About::nothing());
+    let answers =
+        [("10", "0", "3600", "0"), ("4294967295", "0", "x", "0"), ("18446744073709551615", "1", "0", "0")];
+    for (limit, available, reset, retry) in answers {
+        let pass = throttle.turn(GET, &about, MINUTE * 5, |_, _| {}).await.expect("a minute at most");
+        throttle.learn(&pass, &limits(limit, available, reset, retry), false);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn instances_that_disagree_cost_time_and_no_device() {
     let new = || Server::new(100, false).shared();
     let (one, other, throttle) = (new(), new(), throttle());
