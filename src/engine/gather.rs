@@ -134,6 +134,7 @@ pub async fn application(
         }
     }
     facts.renames = plan::identity::renames(all.iter().map(DeviceId::as_str), &job.wishes);
+    facts.along = plan::relay::along(&inputs, &facts, &job.wishes);
     mac_defaults(&inputs, job, &mut facts).await?;
     let mut devices = plan::devices(&inputs, &existing, &facts, &job.wishes);
     findings.extend(plan::others(&devices, &existing));

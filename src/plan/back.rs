@@ -12,7 +12,7 @@ use super::{
     MUTE, compare,
     facts::{IdFrom, SessionMode, TargetFacts, Wishes},
     finding::{Finding, Kind, Severity},
-    session,
+    relay, session,
     transform::{self, Copy, Found},
 };
 use crate::{
@@ -253,10 +253,14 @@ fn merge(sides: &Sides<'_>, source: &TargetFacts) -> Result<(Found, Vec<Finding>
     let lives = compare::lives(written, there);
     let theirs = compare::session_of(&there.0);
     let Some(ns) = &mut base.records.ns else { return Ok((base, findings)) };
+    let names = relay::back(sides.written, sides.sealed);
     if theirs.is_none() {
         // Its session was dropped and it has not joined since: the source's is the newest.
     } else if theirs == compare::session_of(&ns.0) {
         same_session(&mut ns.0, &there.0, lives);
+        if lives {
+            relay::rename_state(&mut ns.0, &names);
+        }
         application_counter(&mut base.records, sides.there);
     } else if lives && !share_a_session(sides.there) {
         let text =
@@ -267,6 +271,9 @@ fn merge(sides: &Sides<'_>, source: &TargetFacts) -> Result<(Found, Vec<Finding>
     } else if lives {
         findings.extend(foreign(there, ns, source));
         another_session(&mut base.records, sides.there);
+        if let Some(ns) = &mut base.records.ns {
+            relay::rename_state(&mut ns.0, &names);
+        }
     } else {
         let text = "the target holds another session than was written, and the device did not join";
         return Err(Box::new(blocked(text, Component::Ns)));

@@ -145,6 +145,8 @@ pub struct TargetFacts {
     pub refused_paths: HashMap<Component, Vec<String>>,
     /// IDs at the source → IDs on the target where `id_rename` lets them differ from the rule ([`super::identity::renames`]).
     pub renames: BTreeMap<String, String>,
+    /// IDs at the source → IDs on the target of all devices that move along ([`super::relay::along`]).
+    pub along: BTreeMap<String, String>,
 }
 
 impl TargetFacts {

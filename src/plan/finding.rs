@@ -193,6 +193,8 @@ kinds! {
     GatewayDelete = "gateway-delete", Warning, "";
     /// Who hears the devices whose session is kept.
     RadioPath = "radio-path", Warning, "";
+    /// Relay settings name a device that does not move along.
+    RelayPeer = "relay-peer", Warning, "";
     /// An integration on the target differs.
     IntegrationDiffers = "integration-differs", Warning, "";
     /// Part of the application that is not copied.

@@ -39,7 +39,8 @@ pub fn target_id(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> String 
     }
 }
 
-fn by_rule(id: &str, wishes: &Wishes) -> String {
+/// The device's ID by `id-prefix`, with dashes for underscores.
+pub(super) fn by_rule(id: &str, wishes: &Wishes) -> String {
     format!("{}{}", wishes.id_prefix, id.replace('_', "-"))
 }
 

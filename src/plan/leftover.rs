@@ -12,6 +12,7 @@ use prost_reflect::{DynamicMessage, Kind as Type};
 use super::{
     MUTE,
     finding::{Finding, Kind},
+    queue,
     session::{self, Activation, Carry},
     transform::Found,
 };
@@ -220,10 +221,9 @@ fn own_findings(component: Component, message: &DynamicMessage) -> impl Iterator
     });
     let queues: Vec<_> = QUEUES.iter().copied().filter(|q| path::has(message, q)).collect();
     let queued = (!queues.is_empty()).then(|| {
-        Finding::new(Kind::QueuedDownlinks, "downlinks wait in the source's queue")
-            .at(component)
-            .paths(queues)
-            .fix("wait until they are sent, or allow the loss \"queued-downlinks\"")
+        let fix = "wait until they are sent; or note them (`ttn-lw-cli end-devices downlink list APPLICATION DEVICE`), allow the \
+                   loss \"queued-downlinks\", and queue them on the target once the device has gone live there";
+        Finding::new(Kind::QueuedDownlinks, queue::words(message, &queues)).at(component).paths(queues).fix(fix)
     });
     let muted = component == Component::Ns && path::wrapped_flag(message, MUTE) == Some(false);
     let muted = muted.then(|| {

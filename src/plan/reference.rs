@@ -61,7 +61,9 @@ const MEANINGS: &[(Kind, &str)] = {
         ),
         (
             K::QueuedDownlinks,
-            "Downlinks wait at the source for the device's next uplink. A record cannot be written with its queue.",
+            "Downlinks wait at the source for the device's next uplink. No record can be written with its queue, and what it holds is \
+             encrypted for one counter of one session (docs/adr/0006). They stay in the queue of the muted source until that is \
+             cleared: note them before, and queue them on the target afterwards.",
         ),
         (
             K::PendingSession,
@@ -319,6 +321,11 @@ const MEANINGS: &[(Kind, &str)] = {
             K::RadioPath,
             "Devices that keep their session are heard at the source, and by no gateway that moves: the target hears them only \
              through gateways that are connected to it, or, for addresses in its blocks, by roaming.",
+        ),
+        (
+            K::RelayPeer,
+            "A device that a relay serves names the relay, and a relay the devices that it serves. The names follow the IDs on the \
+             target, but the other device is not part of the move: what the relay forwards is of use only where both are.",
         ),
         (
             K::IntegrationDiffers,

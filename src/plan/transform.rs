@@ -8,7 +8,7 @@ use super::{
     MUTE,
     facts::{Hosts, TargetFacts, Wishes},
     finding::{Finding, Kind},
-    identity, leftover, masks, presence,
+    identity, leftover, masks, presence, relay,
     session::{self, Activation, Carry},
     ttn_v2,
 };
@@ -166,6 +166,9 @@ pub fn device(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> Transforme
             if found.v2.is_some() && wishes.allowed.contains(&Kind::LongDescription) {
                 ttn_v2::shorten_description(&mut message);
             }
+        }
+        if component == Component::Ns {
+            findings.extend(relay::follow(&mut message, facts, wishes));
         }
         if let (Component::Ns, Some(v2)) = (component, &found.v2) {
             findings.extend(ttn_v2::network(&mut message, v2, carry, facts, wishes));

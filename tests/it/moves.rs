@@ -1,7 +1,7 @@
 //! Devices that move as they should: each session mode, each kind, each set of registries.
 
 use prost_reflect::Value;
-use stackferry::{map::path, rehearsal::store::Table};
+use stackferry::{map::path, proto, rehearsal::store::Table};
 
 use crate::world::{APP, LOSSES, World, about_marker, dev, is_muted};
 
@@ -143,4 +143,66 @@ fn every_set_of_registries_is_handled() {
         assert_eq!(held(&world.target), held_before, "{subset:04b}: is {is} js {js} as {as_} ns {ns}");
         assert_eq!(held(&world.source), [false; 4], "{subset:04b}");
     }
+}
+
+/// A relay and the device that it serves name each other by their IDs, which change on the way and come back.
+#[test]
+fn relays_and_whom_they_serve_keep_each_other() {
+    let world = World::some(&[1, 5]);
+    let serving = "mac_settings.desired_relay.mode.serving.uplink_forwarding_rules";
+    let served = [
+        "mac_settings.desired_relay",
+        "mac_state.current_parameters.relay",
+        "mac_state.desired_parameters.relay",
+    ];
+    world.source.edit(Table::Ns, APP, &dev(1), |ns| {
+        for at in served {
+            path::touch(ns, &format!("{at}.mode.served.mode.always"));
+            path::set(ns, &format!("{at}.mode.served.serving_device_id"), Value::String(dev(5)));
+        }
+    });
+    world.source.edit(Table::Ns, APP, &dev(5), |ns| {
+        let rules = [1, 77].map(|number| {
+            let mut rule = proto::message("RelayUplinkForwardingRule");
+            path::set(&mut rule, "device_id", Value::String(dev(number)));
+            Value::Message(rule)
+        });
+        path::set(ns, serving, Value::List(rules.into()));
+    });
+    let before = [1, 5].map(|number| world.source.record(Table::Ns, APP, &dev(number)).expect("loaded"));
+
+    world.config(
+        "[transform]\nsession = \"keep\"\ndevice-id = { prefix = \"acme-\" }\n[clear]\nmode = \"keys\"\n",
+    );
+    world.call("plan", &[]).expect(0).says("relay-peer").says(&dev(77));
+    world.run().expect(0).says("2 devices moved");
+    let ns = world.target.record(Table::Ns, APP, "acme-dev-00001").expect("moved");
+    for at in served {
+        assert_eq!(
+            path::string(&ns, &format!("{at}.mode.served.serving_device_id")),
+            "acme-dev-00005",
+            "{at}"
+        );
+    }
+    let ns = world.target.record(Table::Ns, APP, "acme-dev-00005").expect("moved");
+    let rules = path::get(&ns, serving).map(std::borrow::Cow::into_owned).expect("moved with it");
+    let named = rules.as_list().into_iter().flatten().filter_map(Value::as_message);
+    let named: Vec<_> = named.map(|rule| path::string(rule, "device_id")).collect();
+    assert_eq!(named, ["acme-dev-00001", "acme-dev-00077"]);
+
+    // It was heard there, so that its MAC state comes back from there.
+    world.target.edit(Table::Ns, APP, "acme-dev-00001", |ns| {
+        let up = u32::try_from(path::number(ns, "session.last_f_cnt_up")).expect("small");
+        path::set(ns, "session.last_f_cnt_up", Value::U32(up + 1));
+        path::set(ns, "mac_state.rx_windows_available", Value::Bool(true));
+    });
+    world.call("rollback", &["--yes"]).expect(0).says("2 devices");
+    for (number, was) in [1, 5].into_iter().zip(before) {
+        let is = world.source.record(Table::Ns, APP, &dev(number)).expect("brought back");
+        for at in served {
+            assert_eq!(path::get(&is, at), path::get(&was, at), "{number}: {at}");
+        }
+    }
+    let is = world.source.record(Table::Ns, APP, &dev(1)).expect("brought back");
+    assert!(path::flag(&is, "mac_state.rx_windows_available"), "the MAC state is that of the target");
 }

@@ -4,10 +4,12 @@ mod back;
 mod fidelity;
 mod handover;
 mod plans;
+mod relay;
 mod sealed;
 mod secrets;
 
 mod presence;
+mod queue;
 
 mod sessions;
 mod ttn_v2;
