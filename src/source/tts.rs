@@ -1,5 +1,7 @@
 //! The Things Stack as a source.
 
+use std::sync::Arc;
+
 use prost_reflect::Value;
 
 use super::{Source, Turn};
@@ -29,13 +31,13 @@ pub struct TtsSource {
     stack: Stack,
     app: AppId,
     /// Other deployments that hold records of this one's devices.
-    others: Vec<Stack>,
+    others: Arc<[Stack]>,
 }
 
 impl TtsSource {
     /// `others` are read where an IS record names their host.
     pub fn new(stack: Stack, app: AppId, others: Vec<Stack>) -> Self {
-        Self { stack, app, others }
+        Self { stack, app, others: others.into() }
     }
 
     /// The deployment.
