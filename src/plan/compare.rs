@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use prost_reflect::DynamicMessage;
 
-use super::transform::Write;
+use super::{picture, transform::Write};
 use crate::{
     map::{
         diff::{self, Difference},
@@ -326,6 +326,9 @@ pub fn changed_while_muted(
                     ["session", "ids.dev_addr"].iter().for_each(|p| path::clear(message, p));
                 }
             }
+            if component == Component::Is {
+                picture::same_upload(&mut left, &mut right);
+            }
             let mut changed = names(&diff::diff(&left, &right));
             if component == Component::Ns && session_of(&sealed.0) == session_of(&now.0) {
                 changed.extend(sent_to(sealed, now));
@@ -367,7 +370,9 @@ pub fn still_as_sealed(sealed: &Record, now: &Record) -> Vec<String> {
 }
 
 fn differences(written: &DynamicMessage, read: &DynamicMessage, paths: &[String]) -> Vec<Difference> {
-    diff::diff(&path::project(written, paths), &path::project(read, paths))
+    let (mut written, mut read) = (path::project(written, paths), path::project(read, paths));
+    picture::given(&mut written, &mut read);
+    diff::diff(&written, &read)
 }
 
 fn names(differences: &[Difference]) -> Vec<String> {

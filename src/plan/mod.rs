@@ -13,6 +13,7 @@ pub mod handover;
 pub mod identity;
 pub mod leftover;
 pub mod masks;
+pub mod picture;
 pub mod presence;
 pub mod queue;
 pub mod radio;
@@ -89,7 +90,7 @@ pub struct DevicePlan {
     pub verdict: Verdict,
     /// Everything worth saying.
     pub findings: Vec<Finding>,
-    /// gRPC calls that moving it will take.
+    /// Calls that moving it will take.
     pub calls: u32,
     /// True when an earlier run began it.
     pub was_begun: bool,
@@ -136,7 +137,7 @@ impl Plan {
         self.devices().filter(|(_, d)| which(&d.verdict)).count()
     }
 
-    /// gRPC calls that the run will take after the plan, for the devices that it moves.
+    /// Calls that the run will take after the plan, for the devices that it moves.
     pub fn calls(&self) -> u64 {
         let moves = |d: &DevicePlan| matches!(d.verdict, Verdict::Move | Verdict::Resume(_));
         let devices: u64 = self.devices().filter(|(_, d)| moves(d)).map(|(_, d)| u64::from(d.calls)).sum();
@@ -260,8 +261,10 @@ fn on_target(
                 Finding::new(Kind::IdTaken, format!("{id} is on the target already")).at(Component::Is),
             );
         };
-        let ours = path::project(&write.message, &write.paths);
-        let differences = diff::diff(&ours, &path::project(&record.0, &write.paths));
+        let mut ours = path::project(&write.message, &write.paths);
+        let mut theirs = path::project(&record.0, &write.paths);
+        picture::given(&mut ours, &mut theirs);
+        let differences = diff::diff(&ours, &theirs);
         let paths: Vec<_> = differences.into_iter().map(|d| d.path).collect();
         return Some(if paths.is_empty() {
             Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be"))
@@ -357,7 +360,7 @@ fn clashes(plans: &mut [DevicePlan], proposals: &BTreeMap<String, String>) {
     }
 }
 
-/// gRPC calls for moving a device, as `engine::device` makes them when the source is cleared with `clear.mode = "keys"`;
+/// Calls for moving a device, as `engine::device` makes them when the source is cleared with `clear.mode = "keys"`;
 /// fewer in the other modes.
 fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let copy = &transformed.copy;
@@ -382,7 +385,9 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
         .count();
     let seen = u32::from(transformed.carry == Carry::Drop);
     let checked = if cleared > 0 { seen + read } else { 0 };
-    read + mute
+    let fetched = u32::from(found.records.is.as_ref().is_some_and(|is| picture::has_bytes(&is.0)));
+    read + fetched
+        + mute
         + read_again
         + written
         + before_live

@@ -58,10 +58,12 @@ pub enum Table {
     V2Network,
     /// V2: the `ApplicationDownlink` that waits for a device's next uplink, by `app_id.dev_id`.
     V2Downlinks,
+    /// `Picture.Embedded` by the path at which it is served.
+    Files,
 }
 
 impl Table {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Applications,
         Self::Is,
         Self::Js,
@@ -81,6 +83,7 @@ impl Table {
         Self::V2Devices,
         Self::V2Network,
         Self::V2Downlinks,
+        Self::Files,
     ];
 
     /// The table of a component's device records.
@@ -111,6 +114,7 @@ impl Table {
             Self::V2Devices => "handler.Device",
             Self::V2Network => "lorawan.Device",
             Self::V2Downlinks => "ApplicationDownlink",
+            Self::Files => "Picture.Embedded",
         }
     }
 }

@@ -14,6 +14,7 @@ mod journal;
 mod lock;
 mod moves;
 mod old_recipe;
+mod pictures;
 mod refusals;
 mod resume;
 mod rollback;

@@ -193,6 +193,7 @@ impl World {
             r#"
 [source.tts]
 address = "{}"
+asset-server = "{}"
 insecure = true
 api-key = {{ env = "SOURCE_KEY" }}
 
@@ -211,6 +212,7 @@ target = "{target}"
 
 {more}
 "#,
+            self.source.addr(),
             self.source.addr(),
             self.target.addr()
         );

@@ -3,6 +3,7 @@
 mod back;
 mod fidelity;
 mod handover;
+mod pictures;
 mod plans;
 mod relay;
 mod sealed;
