@@ -1,7 +1,8 @@
 //! A device that a relay serves names the relay, and a relay names the devices that it serves, each by its device ID in the
-//! same application: in `mac_settings`, in the MAC state, in MAC commands under way and in the metadata of recent uplinks
-//! (`api/ttn/lorawan/v3/end_device.proto`; the Network Server looks these IDs up in `pkg/networkserver/relay.go`). They
-//! follow the IDs that the copies get.
+//! same application: in `mac_settings`, in the parameters of the MAC state and in MAC commands under way (upstream
+//! `api/ttn/lorawan/v3/end_device.proto` and `lorawan.proto`; the Network Server looks these IDs up in
+//! `pkg/networkserver/relay.go`). They follow the IDs that the copies get. The frames in the MAC state name none: what is
+//! stored of a relay there is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 
