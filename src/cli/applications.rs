@@ -29,12 +29,15 @@ pub enum Which {
     All,
     /// Those that the journal knows.
     Begun,
+    /// Those that the journal knows, and the names of the others that the source lists.
+    BegunOfAll,
 }
 
 /// A block for each application that the configuration takes, with its devices and its shape; and those that have none.
 struct Found {
     blocks: Vec<(config::Application, Selection, Option<String>)>,
     failed: Vec<FailedApplication>,
+    left: Vec<AppId>,
 }
 
 /// Makes the jobs of a command.
@@ -50,8 +53,8 @@ pub(super) async fn jobs(
     let to = target.stack(Side::Target, config, None, events)?;
     let owner = owner(config, target);
     let mut sources = Sources { config, source, events, known: Vec::new() };
-    let Found { blocks, failed } = applications(config, which, &mut sources).await?;
-    let mut jobs = Jobs { ready: Vec::new(), failed };
+    let Found { blocks, failed, left } = applications(config, which, &mut sources).await?;
+    let mut jobs = Jobs { ready: Vec::new(), failed, left };
     for (block, devices, shape) in &blocks {
         if let Some(why) = misplaced(block, &jobs.ready) {
             let fix = "name it as `source` in a block of its own, with another target".to_owned();
@@ -98,7 +101,7 @@ fn misplaced(block: &config::Application, ready: &[Job]) -> Option<String> {
 }
 
 async fn applications(config: &Config, which: Which, sources: &mut Sources<'_>) -> Result<Found, Failure> {
-    let mut found = Found { blocks: Vec::new(), failed: Vec::new() };
+    let mut found = Found { blocks: Vec::new(), failed: Vec::new(), left: Vec::new() };
     let mut first = None;
     let named = config.applications.iter().filter(|block| block.shape.is_none());
     let mut taken: BTreeSet<AppId> = named.map(|block| block.source.clone()).collect();
@@ -111,8 +114,12 @@ async fn applications(config: &Config, which: Which, sources: &mut Sources<'_>) 
             continue;
         }
         let mut ids = begun(config, block)?;
-        if which == Which::All {
+        if which != Which::Begun {
             match sources.stack(block.api_key.as_ref())?.applications().await {
+                Ok(listed) if which == Which::BegunOfAll => {
+                    let left = |id: &AppId| block.takes(id) && !ids.contains(id) && !taken.contains(id);
+                    found.left.extend(listed.into_iter().filter(left));
+                }
                 Ok(listed) => {
                     ids.extend(listed.into_iter().filter(|id| block.takes(id)));
                     if ids.is_empty() {

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{Exit, Failure, connect, load, signals};
 use crate::{
-    config::{ClearMode, Config, Env, Side},
+    config::{ClearGateways, ClearMode, Config, Env, Side},
     engine::{
         event::{Sink, Summary},
         lock::Terms,
@@ -64,7 +64,12 @@ pub(super) async fn move_devices(
     let sink = Sink::new(sender);
     let stop = Stop::default();
     let work = async {
-        let which = if how.pace.only_begun { connect::Which::Begun } else { connect::Which::All };
+        let which = match how.pace {
+            Pace { only_begun: false, .. } => connect::Which::All,
+            // The source's gateways go once all applications have moved.
+            Pace { gateways: ClearGateways::Delete, .. } => connect::Which::BegunOfAll,
+            _ => connect::Which::Begun,
+        };
         let sides = connect::sides(config, which, &sink).await?;
         carry_out(config, how, sides, terminal, sink, &stop).await
     };

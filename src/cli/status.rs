@@ -71,8 +71,8 @@ fn around(view: &View, key: &DeviceKey) -> Result<Vec<Around>, Failure> {
     let known = items.into_iter().filter(|(_, (state, _))| state.seal().is_some());
     let rows = known.map(|(item, (state, last))| Around {
         application: key.application.to_string(),
-        // What is but an API key is there once that was made.
-        state: if item.sort.ends_with("-key") && state.key().is_some() { "done" } else { state.name() },
+        // What is but an API key of a gateway is there once that was made.
+        state: if item.sort == gateways::KEY && state.key().is_some() { "done" } else { state.name() },
         there_before: state.is_matched(),
         at_source: state.at_source(),
         item,

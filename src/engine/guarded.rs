@@ -86,6 +86,20 @@ impl Lock {
         Self::new(terms.clone(), places.collect(), events.clone(), abort.clone())
     }
 
+    /// For the work on gateways, under the lock of those applications of the first job that are there (see
+    /// [`Lock::of_those_there`]). Without a job there is none that another run could have, and the journal's own lock has to do.
+    pub fn for_gateways(
+        first: Option<(&Job, bool)>,
+        terms: &Terms,
+        events: &Sink,
+        abort: &CancellationToken,
+    ) -> Self {
+        match first {
+            Some((job, exists)) => Self::of_those_there(job, exists, terms, events, abort),
+            None => Self::new(terms.clone(), Vec::new(), events.clone(), abort.clone()),
+        }
+    }
+
     /// The outcome of a device, with what is wrong with the lock where that has stopped it.
     pub fn outcome(&self, outcome: Outcome, summary: &mut Summary) -> Outcome {
         match (self.trouble(), &outcome) {

@@ -84,7 +84,10 @@ async fn delete(
 }
 
 /// Deletes keys of this order that are in no journal.
-async fn delete_orphans(target: &Guarded<Stack>, order: &KeyOrder<'_>) -> Result<(), Trouble> {
+///
+/// # Errors
+/// When a call fails.
+pub async fn delete_orphans(target: &Guarded<Stack>, order: &KeyOrder<'_>) -> Result<(), Trouble> {
     for id in target.side().keys_of_order(order).await.map_err(retry)? {
         target.delete_key(order.owner, &id).await.map_err(retry)?;
     }

@@ -12,19 +12,22 @@ use super::{
     belongings::Keeper,
     device::{Context, Mover},
     event::{DeviceName, Event, Outcome, Sink, Summary},
-    gateways::{GatewayJob, GatewayKeeper, GatewayReturn},
+    gateways::{GatewayJob, GatewayKeeper, GatewayReturn, wait},
     guarded::Guarded,
     lock::{Lock, Terms},
     log::{DeviceLog, LogError},
     run::{Failures, Job, Pace, RunError, Stop},
+    run_gateways::is_there,
 };
 use crate::{
     journal::{DeviceKey, JournalHandle},
     model::ids::{AppId, DeviceId},
-    plan::{facts::TargetFacts, finding::Finding},
+    plan::{
+        facts::TargetFacts,
+        finding::{Finding, Kind},
+    },
     source::any::AnySource,
     target::tts::TtsTarget,
-    wire,
 };
 
 /// What is to come back.
@@ -100,6 +103,12 @@ impl Rollback<'_> {
                 .await?;
             returns.extend(looked);
         }
+        if let Some(finding) = self.gateways_that_stay_away(jobs, chosen).await? {
+            returns
+                .iter_mut()
+                .filter_map(|r| r.outlook.as_mut().ok())
+                .for_each(|all| all.push(finding.clone()));
+        }
         returns.sort_by(|a, b| a.device.cmp(&b.device));
         Ok(returns)
     }
@@ -136,14 +145,36 @@ impl Rollback<'_> {
     /// # Errors
     /// When the journal cannot be read.
     pub async fn gateways(&self, jobs: &[Job], chosen: &Chosen) -> Result<Vec<GatewayReturn>, RunError> {
-        let (Some(gateways), Some(job), true) = (self.gateways, jobs.first(), chosen.takes_everything())
-        else {
+        let Some(gateways) = self.gateways.filter(|_| chosen.takes_everything()) else {
             return Ok(Vec::new());
         };
-        // Looking takes no lock.
+        Ok(self.looker(gateways, jobs).await?.survey().await?)
+    }
+
+    /// Looks at gateways, which takes no lock.
+    async fn looker<'g>(&self, job: &'g GatewayJob, jobs: &[Job]) -> Result<GatewayKeeper<'g>, RunError> {
         let abort = self.stop.abort.child_token();
-        let lock = Lock::of_those_there(job, false, &self.lock, self.events, &abort);
-        Ok(GatewayKeeper::of(gateways, self.journal, &lock, self.events).await?.survey().await?)
+        let first = jobs.first().map(|job| (job, false));
+        let lock = Lock::for_gateways(first, &self.lock, self.events, &abort);
+        Ok(GatewayKeeper::of(job, self.journal, &lock, self.events).await?)
+    }
+
+    /// What a rollback of some devices leaves as it is at the source: gateways that are deleted there, or sent to the target.
+    async fn gateways_that_stay_away(
+        &self,
+        jobs: &[Job],
+        chosen: &Chosen,
+    ) -> Result<Option<Finding>, RunError> {
+        let Some(gateways) = self.gateways.filter(|_| !chosen.takes_everything()) else { return Ok(None) };
+        let away = self.looker(gateways, jobs).await?.changed_at_source();
+        Ok((!away.is_empty()).then(|| {
+            let text = format!(
+                "gateways that the source has deleted, or sends to the target, are not put back there by a rollback of some \
+                 devices: {}",
+                wait::some(&away)
+            );
+            Finding::new(Kind::RadioPath, text).fix("roll back everything, or see that others hear these devices there")
+        }))
     }
 
     /// Deletes the gateways that a run has made, once all else has come back.
@@ -157,7 +188,11 @@ impl Rollback<'_> {
             return Ok(());
         }
         let Some((lock, keeper, abort)) = self.gateway_keeper(jobs).await? else { return Ok(()) };
-        self.unless_stopped(&abort, keeper.take_back()).await?;
+        match self.still_begun().await? {
+            // It may be heard by them alone.
+            Some(device) => keeper.keep(&device),
+            None => self.unless_stopped(&abort, keeper.take_back()).await?,
+        }
         summary.gateways.outcomes = keeper.outcomes();
         lock.give_back(self.stop).await;
         Ok(())
@@ -180,15 +215,13 @@ impl Rollback<'_> {
         &self,
         jobs: &[Job],
     ) -> Result<Option<(Lock, GatewayKeeper<'_>, CancellationToken)>, RunError> {
-        let (Some(gateways), Some(job)) = (self.gateways, jobs.first()) else { return Ok(None) };
-        let ids = ["ids".to_owned()];
-        let exists = match job.target.stack().application(job.target.app(), &ids).await {
-            Ok(found) => found.is_some(),
-            Err(error) if matches!(error.kind(), wire::Kind::Denied { .. }) => false,
-            Err(error) => return Err(error.into()),
+        let Some(gateways) = self.gateways else { return Ok(None) };
+        let first = match jobs.first() {
+            Some(job) => Some((job, is_there(job).await?)),
+            None => None,
         };
         let abort = self.stop.abort.child_token();
-        let lock = Lock::of_those_there(job, exists, &self.lock, self.events, &abort);
+        let lock = Lock::for_gateways(first, &self.lock, self.events, &abort);
         let keeper = GatewayKeeper::of(gateways, self.journal, &lock, self.events).await?;
         Ok(Some((lock, keeper, abort)))
     }
@@ -353,6 +386,16 @@ impl Rollback<'_> {
             }
         }
         Ok(begun)
+    }
+
+    /// A device that a run has begun and nothing has brought back, of whatever application.
+    async fn still_begun(&self) -> Result<Option<DeviceKey>, RunError> {
+        for key in self.journal.read(|j| j.devices()).await? {
+            if !key.device.as_str().is_empty() && is_begun(self.journal, &key).await? {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
 
     fn context(

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::{ClearApiKeys, ClearGateways, ClearIntegrations, ClearMode, ClearWhen, Selection},
     journal::{self, JournalHandle},
-    model::ids::DeviceId,
+    model::ids::{AppId, DeviceId},
     plan::{
         ApplicationPlan, DevicePlan, Plan, Verdict, belongings,
         facts::Wishes,
@@ -182,6 +182,8 @@ pub struct Jobs {
     pub ready: Vec<Job>,
     /// Those that cannot: they were to be listed, or have no place on the target.
     pub failed: Vec<FailedApplication>,
+    /// Those that the command leaves alone, since no earlier run has begun them.
+    pub left: Vec<AppId>,
 }
 
 /// Reads both sides of every application and makes the plan. Changes nothing. An application that cannot be read stops no
@@ -237,7 +239,7 @@ pub async fn plan(
     }
     let plan = Arc::new(plan);
     events.send(Event::Planned(Arc::clone(&plan)));
-    Ok((plan, Ready { applications: prepared, gateways: fresh }))
+    Ok((plan, Ready { applications: prepared, gateways: fresh, left: jobs.left }))
 }
 
 /// What was read for a plan, and is needed to carry it out.
@@ -247,6 +249,8 @@ pub struct Ready {
     pub applications: Vec<(Job, Prepared)>,
     /// Gateways that no earlier run has begun.
     pub gateways: Vec<gateways::Fresh>,
+    /// Applications that the command leaves alone.
+    pub left: Vec<AppId>,
 }
 
 /// Carries a plan out.
@@ -284,7 +288,7 @@ impl Dispatcher<'_> {
         self.events.send(Event::Started { devices: going });
         let mut summary = Summary { failed: plan.failed.clone(), ..Summary::default() };
         self.register(plan, &ready, &mut summary).await?;
-        let applications = self.after_the_wait(plan).await;
+        let applications = self.after_the_wait(plan, &summary).await;
         let last = self.last(plan, &ready);
         for ((job, ready), application) in ready.applications.into_iter().zip(&applications) {
             settle(application, &mut summary);

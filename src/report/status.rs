@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::plan::devices;
-use crate::model::belonging::ItemKey;
+use crate::{engine::gateways::KEY, model::belonging::ItemKey};
 
 /// What the journal holds.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +76,11 @@ pub fn text(status: &Status) -> String {
         ]
     });
     table(&mut out, &["application", "device", "on the target", "state", "since", "why"], open.collect());
-    for (what, all) in [("around the devices", around), ("gateways", gateways)] {
+    let (keys, gateways): (Vec<_>, Vec<_>) = gateways.iter().partition(|i| i.item.sort == KEY);
+    let around = around.iter().collect();
+    for (what, all) in
+        [("around the devices", around), ("gateways", gateways), ("API keys of gateways", keys)]
+    {
         if all.is_empty() {
             continue;
         }
@@ -151,6 +155,7 @@ pub fn json(status: &Status) -> Value {
             "id": i.item.id,
             "state": i.state,
             "there_before": i.there_before,
+            "at_source": i.at_source,
             "last": i.last,
         })
     });

@@ -1,6 +1,6 @@
 //! Gateways and their connections, as calls.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use prost_reflect::{DynamicMessage, Value};
 
@@ -131,13 +131,18 @@ impl Stack {
         absent(self.is.unary("/ttn.lorawan.v3.GatewayRegistry/Delete", ids(id), about(id)).await).map(drop)
     }
 
-    /// The connection of a gateway to the Gateway Server; `None` when it is not connected.
+    /// The connection of a gateway to the Gateway Server; `None` when it is not connected. `within`: time for all attempts.
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn gateway_connection(&self, id: &str) -> Result<Option<DynamicMessage>, Error> {
+    pub async fn gateway_connection(
+        &self,
+        id: &str,
+        within: Option<Duration>,
+    ) -> Result<Option<DynamicMessage>, Error> {
         let method = "/ttn.lorawan.v3.Gs/GetGatewayConnectionStats";
-        Ok(absent(self.gs.unary(method, ids(id), about(id)).await)?.map(|answer| answer.message))
+        Ok(absent(self.gs.unary(method, ids(id), Call { within, ..about(id) }).await)?
+            .map(|answer| answer.message))
     }
 
     /// Whose API key this is, and what it may do.

@@ -6,3 +6,4 @@ mod cups;
 mod plan;
 mod run;
 mod scene;
+mod shape;

@@ -64,6 +64,11 @@ impl ItemLog {
         self.removed.contains(item)
     }
 
+    /// True for one of which something was ever recorded.
+    pub fn has_seen(&self, item: &ItemKey) -> bool {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).contains_key(item)
+    }
+
     /// Where one stands.
     pub fn state(&self, item: &ItemKey) -> ItemState {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).get(item).cloned().unwrap_or_default()

@@ -1,6 +1,8 @@
 //! The way back: what was changed at the source is put back there, and gateways that a run of this journal has made are deleted
 //! on the target, unless somebody has edited them since, or they are connected there.
 
+use std::collections::BTreeSet;
+
 use super::{GatewayKeeper, LNS_SECRET, MESSAGE, is_connected, key_item, known, last_write};
 use crate::{
     engine::{
@@ -9,6 +11,7 @@ use crate::{
         keys,
         log::LogError,
     },
+    journal::DeviceKey,
     model::{belonging::ItemKey, gateway::GatewayKey},
     plan::{
         finding::{Finding, Kind},
@@ -61,6 +64,21 @@ impl GatewayKeeper<'_> {
             returns.push(GatewayReturn { id: item.id, target_id, stays, made, restored, redirected });
         }
         Ok(returns)
+    }
+
+    /// IDs of those that were changed at the source, or may have been.
+    pub fn changed_at_source(&self) -> BTreeSet<String> {
+        let changed = known(&self.log).into_iter().filter(|(_, state)| state.source_changed());
+        changed.map(|(item, _)| item.id).collect()
+    }
+
+    /// Leaves those that a run has made on the target, where this device still is.
+    pub fn keep(&self, device: &DeviceKey) {
+        for (item, _) in known(&self.log).into_iter().filter(|(_, state)| !state.is_matched()) {
+            let until =
+                format!("it stays on the target until all devices are back at the source: {device} is not");
+            self.ended(&item.id, Outcome::Waiting(until));
+        }
     }
 
     /// Puts back what was changed at the source: before the devices come back there, which need them.
@@ -120,7 +138,7 @@ impl GatewayKeeper<'_> {
                 stays(text).paths(paths).fix("delete it there by hand if nobody needs it"),
             ));
         }
-        let connection = self.target.side().gateway_connection(id).await.map_err(retry)?;
+        let connection = self.target.side().gateway_connection(id, None).await.map_err(retry)?;
         if connection.is_some_and(|stats| is_connected(&stats)) {
             let text = "it is connected to the target, and stays there";
             let fix = if self.job.wishes.cups_redirect {

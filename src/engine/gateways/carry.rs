@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{GatewayKeeper, LNS_SECRET, MESSAGE, is_done, key_item, known, last_write, redirect};
 use crate::{
     engine::{
@@ -27,12 +29,25 @@ use crate::{
 /// What a server may still be doing with a call whose answer was lost is over by then.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
+/// Why a gateway is not gone on with.
+const INTERRUPTED: &str = "the run was interrupted, and the next one goes on with it";
+
 impl GatewayKeeper<'_> {
-    /// Seals what is written, then does all that is left to do.
+    /// Seals what is written, then does all that is left to do; `drain` ends it after the gateway in hand, and before that one
+    /// is sent anywhere.
     ///
     /// # Errors
     /// Only when the journal fails.
-    pub(super) async fn register(&self, plan: &GatewaysPlan, fresh: &[super::Fresh]) -> Result<(), LogError> {
+    pub(super) async fn register(
+        &self,
+        plan: &GatewaysPlan,
+        fresh: &[super::Fresh],
+        drain: &CancellationToken,
+    ) -> Result<(), LogError> {
+        if plan.gateways.is_empty() && plan.findings.iter().any(Finding::blocks) {
+            let blocking = plan.findings.iter().filter(|f| f.blocks()).cloned().collect();
+            self.ended("[gateways]", Outcome::Refused(blocking));
+        }
         for gateway in &plan.gateways {
             let outcome = match gateway.verdict {
                 Verdict::Done | Verdict::Equal | Verdict::Differs | Verdict::Leave => Outcome::Already,
@@ -58,7 +73,11 @@ impl GatewayKeeper<'_> {
         }
         for (item, _) in known(&self.log) {
             if !is_done(self.job, &self.log, &item).await? {
-                let mut result = self.one(&item).await;
+                let mut result = if drain.is_cancelled() {
+                    Err(Trouble::Wait(INTERRUPTED.to_owned()))
+                } else {
+                    self.one(&item, drain).await
+                };
                 if let Err(Trouble::Refuse(finding)) = result {
                     result = self.give_up(&item).await.and(Err(Trouble::Refuse(finding)));
                 }
@@ -77,7 +96,7 @@ impl GatewayKeeper<'_> {
         }
     }
 
-    async fn one(&self, item: &ItemKey) -> Result<Outcome, Trouble> {
+    async fn one(&self, item: &ItemKey, drain: &CancellationToken) -> Result<Outcome, Trouble> {
         let sealed = self.log.sealed_as(MESSAGE, item).await?;
         let id = &sealed.target_name;
         if self.log.state(item).is_open(ItemStep::Remove)
@@ -99,6 +118,9 @@ impl GatewayKeeper<'_> {
             self.give_lns_secret(item, id, &sealed.write).await?;
         }
         if redirect::left(self.job, &self.log, item).await? == Redirect::Set {
+            if drain.is_cancelled() {
+                return Err(Trouble::Wait(INTERRUPTED.to_owned()));
+            }
             self.redirect(item, &sealed).await?;
         }
         Ok(Outcome::Done)
@@ -138,8 +160,22 @@ impl GatewayKeeper<'_> {
         }
         let there = look().await.map_err(retry)?;
         self.is_as_written(item, write, there.as_ref())?;
+        if self.log.was_removed(item) {
+            self.delete_old_keys(item, id).await?;
+        }
         self.log.step(item, ItemStep::Create, true).await?;
         Ok(false)
+    }
+
+    /// With a gateway that is restored its API keys come back: those of an earlier life that nobody could delete, since it was
+    /// gone from the target by other hands when it was rolled back. This life has made none yet.
+    async fn delete_old_keys(&self, item: &ItemKey, id: &str) -> Result<(), Trouble> {
+        for kind in [GatewayKey::Lns, GatewayKey::Cups] {
+            if self.log.has_seen(&key_item(&item.id, kind)) {
+                keys::delete_orphans(&self.target, &self.order(&item.id, id, kind)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Creates it; one that an earlier rollback has deleted is restored, since its ID is still taken, and written anew.

@@ -26,14 +26,14 @@ impl GatewayKeeper<'_> {
         known(&self.log).iter().any(|(_, state)| is_to_go(state))
     }
 
-    /// Deletes them at the source. `unfinished`: a device that is not done, for which they all wait.
+    /// Deletes them at the source. `unfinished`: until when they all wait.
     ///
     /// # Errors
     /// Only when the journal fails.
     pub async fn clear(&self, unfinished: Option<String>) -> Result<(), LogError> {
         for (item, _) in known(&self.log).into_iter().filter(|(_, state)| is_to_go(state)) {
             let cleared = match &unfinished {
-                Some(device) => Err(wait(&format!("all devices of the run are done: {device} is not"))),
+                Some(until) => Err(wait(until)),
                 None => self.clear_one(&item).await,
             };
             self.settle(&item.id, cleared)?;
@@ -69,11 +69,12 @@ impl GatewayKeeper<'_> {
             let text = "the target's is not as it was written: the source keeps its own";
             return Err(changed(text, paths));
         }
-        let connection = self.target.side().gateway_connection(&sealed.target_name).await.map_err(retry)?;
+        let connection =
+            self.target.side().gateway_connection(&sealed.target_name, None).await.map_err(retry)?;
         if !connection.is_some_and(|stats| is_connected(&stats)) {
             return Err(wait("the target has it connected"));
         }
-        let connection = self.source()?.side().gateway_connection(id).await.map_err(retry)?;
+        let connection = self.source()?.side().gateway_connection(id, None).await.map_err(retry)?;
         if connection.is_some_and(|stats| is_connected(&stats)) {
             return Err(wait("it is connected to the target alone: the source has it connected, too"));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Fresh, GatewayJob, Which, clear, is_done, item, known, open, redirect, rights};
+use super::{Fresh, GatewayJob, Which, clear, is_done, item, known, open, redirect, rights, wait};
 use crate::{
     engine::{belongings::log::ItemLog, run::RunError},
     journal::JournalHandle,
@@ -169,6 +169,7 @@ pub async fn read(
         plan.findings.extend(rights::of_target(job, delete).await?);
     }
     plan.findings.extend(rights::of_source(job, &plan).await?);
+    plan.findings.extend(plan.gateways.is_empty().then(wait::none_chosen));
     plan.findings.extend(plan.redirects().then(|| caution(job.ca.as_deref())));
     plan.findings.extend(plan.deletion());
     if plan.findings.iter().any(Finding::blocks) {

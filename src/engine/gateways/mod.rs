@@ -90,7 +90,7 @@ pub type Fresh = (Found, Decided, Verdict);
 /// The kind of a gateway in the journal.
 const GATEWAY: &str = "gateway";
 /// The kind of an API key in the journal.
-const KEY: &str = "gateway-key";
+pub const KEY: &str = "gateway-key";
 /// What CUPS hands to a gateway.
 const LNS_SECRET: &str = "lbs_lns_secret";
 /// Their message.
@@ -322,7 +322,7 @@ impl Registration<'_> {
         if !stop.drain.is_cancelled() {
             tokio::select! {
                 biased;
-                done = keeper.register(self.plan, self.fresh) => done?,
+                done = keeper.register(self.plan, self.fresh, &stop.drain) => done?,
                 () = abort.cancelled() => if let Some(trouble) = lock.trouble() {
                     events.send(Event::Note(format!("gateways were not registered: {trouble}")));
                     keeper.stopped(self.plan, &trouble.to_string());

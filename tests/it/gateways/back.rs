@@ -8,6 +8,13 @@ fn is_deleted(world: &crate::world::World, id: &str) -> bool {
     path::has(&gateway(&world.target, id).expect("its ID stays taken"), "deleted_at")
 }
 
+/// The API keys of the first.
+fn key_ids(world: &crate::world::World) -> Vec<String> {
+    let store = world.target.tts.store();
+    let keys = store.iter(Table::ApiKeys).filter(|(key, _)| key.starts_with(&format!("gtw:{FULL}/")));
+    keys.map(|(_, key)| path::string(key, "id")).collect()
+}
+
 #[test]
 fn a_rollback_deletes_them_and_the_next_run_takes_them_again() {
     let world = world();
@@ -34,6 +41,20 @@ fn a_rollback_deletes_them_and_the_next_run_takes_them_again() {
     let writes = world.target.writes().len();
     world.run().expect(0);
     assert_eq!(world.target.writes().len(), writes, "S6");
+    // Somebody deletes it on the target: nobody can delete its key then, which comes back with it and must not be of use.
+    let old: Vec<_> = key_ids(&world);
+    let mut gone = gateway(&world.target, FULL).expect("there");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let mut at = stackferry::proto::message("google.protobuf.Timestamp");
+    path::set(&mut at, "seconds", prost_reflect::Value::I64(i64::try_from(now).expect("before the end")));
+    path::set(&mut gone, "deleted_at", prost_reflect::Value::Message(at));
+    path::clear(&mut gone, "ids.eui");
+    world.target.tts.store().put(Table::Gateways, FULL, gone).expect("memory");
+    world.call("rollback", &["--yes"]).expect(0);
+    assert_eq!(key_ids(&world), old);
+    world.run().expect(0);
+    let new = key_ids(&world);
+    assert!(new.len() == 1 && new != old, "{new:?}");
     std::fs::remove_file(world.dir.path().join("gateway-keys.csv")).expect("there");
 }
 

@@ -190,3 +190,22 @@ fn who_hears_the_devices_is_said_in_a_few_lines() {
     config(&world, "ids = [\"roof-1\", \"gw-lab-0\"]\nmax-gateways = 1", "");
     world.call("plan", &[]).expect(2).says("gateways.max-gateways is 1");
 }
+
+#[test]
+fn a_session_is_held_where_gateways_that_were_to_go_along_cannot() {
+    // The wait is for what can come: nobody is waited for here, and the device is held all the same.
+    for (which, kind, words) in [
+        (
+            "ids = [\"roof-1\", \"nowhere\"]",
+            "nowhere",
+            "not all gateways are registered on the target (gateways.wait): nowhere",
+        ),
+        ("glob = [\"nowhere-*\"]", "matches no gateway", "[gateways] matches no gateway (gateways.wait)"),
+    ] {
+        let world = world();
+        config(&world, &format!("{which}\nwait = \"1h\""), "");
+        world.call("plan", &[]).expect(3).says(kind);
+        world.run().expect(3).says(&format!("1 device waiting: it goes on with its session, and {words}"));
+        assert!(world.target.record(Table::Ns, APP, &dev(1)).is_none());
+    }
+}
