@@ -31,7 +31,7 @@ use crate::{
         ttn_v2::{Handler, TtnV2Source},
     },
     tts::{Stack, application::Owner},
-    wire::{self, Client, Endpoint, Files, Settings, Side, Tls},
+    wire::{self, Client, Endpoint, Settings, Side, Tls},
 };
 
 /// What V2 takes, hard-coded there (docs/servers.md, V2 rate limit).
@@ -319,12 +319,11 @@ impl Place {
                 Err(Failure::new(Exit::Usage, "V2 has no components of The Things Stack", None))
             }
             Self::Embedded { addr, host, key } => {
-                let files = Files::new(loopback(*addr), settings.clone());
                 let client =
                     Client::new(loopback(*addr), Some(Secret::new(key.clone())), settings).map_err(call)?;
                 let hosts =
                     Hosts { ns: host.clone(), as_: host.clone(), js: host.clone(), known_as: Vec::new() };
-                Ok(one_address(client, files, hosts))
+                Ok(one_address(client, hosts))
             }
             Self::Real(stack) => {
                 let key = secret(own_key.unwrap_or(&stack.api_key))?;
@@ -350,7 +349,6 @@ fn real(stack: &config::Stack, key: Secret, settings: Settings) -> Result<Stack,
         port: address.port,
         tls: tls.clone(),
     };
-    let files = Files::new(at(&stack.asset_server), settings.clone());
     let is = Client::new(at(&stack.identity_server), Some(key), settings).map_err(call)?;
     let hosts = Hosts {
         ns: stack.network_server.host.clone(),
@@ -364,7 +362,6 @@ fn real(stack: &config::Stack, key: Secret, settings: Settings) -> Result<Stack,
         js: is.at(at(&stack.join_server)).map_err(call)?,
         gs: is.at(at(&stack.gateway_server)).map_err(call)?,
         gateway_server: stack.gateway_server.host.clone(),
-        files,
         is,
         hosts,
     })
@@ -373,21 +370,19 @@ fn real(stack: &config::Stack, key: Secret, settings: Settings) -> Result<Stack,
 fn other(other: &Other, settings: Settings) -> Result<Stack, Failure> {
     let tls = tls(other.ca.as_ref(), other.insecure);
     let endpoint = Endpoint { host: other.address.host.clone(), port: other.address.port, tls };
-    let files = Files::new(endpoint.clone(), settings.clone());
     let client = Client::new(endpoint, Some(secret(&other.api_key)?), settings).map_err(call)?;
     let host = other.address.host.clone();
     let known_as = other.known_as.clone();
-    Ok(one_address(client, files, Hosts { ns: host.clone(), as_: host.clone(), js: host, known_as }))
+    Ok(one_address(client, Hosts { ns: host.clone(), as_: host.clone(), js: host, known_as }))
 }
 
-fn one_address(client: Client, files: Files, hosts: Hosts) -> Stack {
+fn one_address(client: Client, hosts: Hosts) -> Stack {
     Stack {
         is: client.clone(),
         ns: client.clone(),
         as_: client.clone(),
         gs: client.clone(),
         js: client,
-        files,
         gateway_server: hosts.ns.clone(),
         hosts,
     }

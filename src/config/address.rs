@@ -6,10 +6,6 @@ use std::{fmt, net::Ipv6Addr};
 pub const TLS_PORT: u16 = 8884;
 /// Port of plaintext gRPC at The Things Stack.
 pub const PLAINTEXT_PORT: u16 = 1884;
-/// Port of HTTPS.
-pub const HTTPS_PORT: u16 = 443;
-/// Port of plaintext HTTP at The Things Stack (`cmd/internal/shared/config.go`).
-pub const PLAINTEXT_HTTP_PORT: u16 = 1885;
 /// Port of discovery of V2.
 pub const DISCOVERY_PORT: u16 = 1900;
 /// Port of a handler of V2.

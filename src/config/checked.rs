@@ -92,8 +92,6 @@ pub struct Stack {
     pub join_server: Address,
     /// Gateway Server.
     pub gateway_server: Address,
-    /// The HTTP server that has its files.
-    pub asset_server: Address,
     /// Other host names by which its records call it, in lower case.
     pub known_as: Vec<String>,
     /// The API key for all calls.

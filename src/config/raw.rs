@@ -81,9 +81,6 @@ section! {
         "join-server" join_server: String, default "`address`", example r#""nam1.cloud.thethings.network""#;
         /// Address of the Gateway Server.
         "gateway-server" gateway_server: String, default "`address`", example r#""nam1.cloud.thethings.network""#;
-        /// Address of the HTTP server that has the files of the deployment, from which pictures of devices are fetched; the port
-        /// is 443, or 1885 with `insecure`. Source only.
-        "asset-server" asset_server: String, default "the host of the Identity Server", example r#""eu1.cloud.thethings.network""#;
         /// Other host names by which the records of this deployment call it. A device whose record names a server that is
         /// neither here nor an address above belongs to another cluster.
         "known-as" known_as: Many, default "the hosts of the addresses", example r#"["tts.internal"]"#;

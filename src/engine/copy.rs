@@ -13,7 +13,6 @@ use crate::{
         MUTE,
         compare::{self, Standing},
         finding::{Finding, Kind},
-        picture,
         transform::{Found, STARTED_AT, Write},
     },
     source::Source,
@@ -178,9 +177,7 @@ impl<S: Source, T: Target> Mover<'_, S, T> {
     /// The seal is read from disk and held against the source as it is now: equal but for what traffic changes.
     pub(super) async fn check_snapshot(&mut self) -> Result<(), Trouble> {
         let sealed = self.log.second_snapshot().await?;
-        let mut now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
-        // Another picture is somebody's edit, and found below.
-        picture::settle(&mut now, &sealed);
+        let now = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         if self.is_loud() {
             let paths = compare::changed_while_loud(sealed.records.js.as_ref(), now.records.js.as_ref());
             if !paths.is_empty() && self.log.state().cleared().next().is_none() {

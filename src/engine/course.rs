@@ -1,8 +1,6 @@
 //! The course of one application in a run: made ready on the target, then its devices, a bounded number at a time, then what
 //! is around them. What stops one application stops no other.
 
-use std::collections::BTreeSet;
-
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -21,8 +19,7 @@ use super::{
 use crate::{
     config::ClearMode,
     journal::DeviceKey,
-    model::ids::DeviceId,
-    plan::{ApplicationPlan, DevicePlan, Verdict, failed::FailedApplication, finding::Kind},
+    plan::{ApplicationPlan, DevicePlan, Verdict, failed::FailedApplication},
     source::any::AnySource,
     target::tts::TtsTarget,
     wire,
@@ -91,7 +88,6 @@ impl Dispatcher<'_> {
             wishes: job.wishes,
             clear: self.pace.clear,
             clear_when: self.pace.clear_when,
-            pictures_stay: pictures_stay(application),
             hold: self.pace.hold || keeps_both_sides(&self.pace, ready.mutes_target),
             one_deployment: ready.one_deployment,
             source_facts: OnceCell::new(),
@@ -227,12 +223,6 @@ async fn before(keeper: &Keeper, belongings: &Belongings) -> Result<(), LogError
 /// True for a device that is begun in this run. What is read of it then must be read under the lock.
 fn begins(device: &DevicePlan) -> bool {
     device.verdict == Verdict::Move
-}
-
-/// Devices of whose picture the plan says that it stays behind.
-fn pictures_stay(application: &ApplicationPlan) -> BTreeSet<DeviceId> {
-    let stays = |d: &&DevicePlan| d.findings.iter().any(|f| f.kind == Kind::Picture);
-    application.devices.iter().filter(stays).map(|d| d.id.clone()).collect()
 }
 
 /// A target that is muted until the source is cleared stays so when nothing is to be cleared.

@@ -17,7 +17,6 @@ use crate::{
         self, MUTE,
         facts::{TargetFacts, Wishes},
         finding::{Finding, Kind, Severity},
-        picture,
         session::{Activation, Carry},
         transform::{self, Copy, Found, STARTED_AT, Transformed},
     },
@@ -51,8 +50,6 @@ pub struct Context<S, T> {
     pub clear: ClearMode,
     /// When an OTAA device with a dropped session is cleared: once seen on the target unless told otherwise.
     pub clear_when: Option<ClearWhen>,
-    /// Devices whose picture cannot be fetched, as the plan has told.
-    pub pictures_stay: BTreeSet<DeviceId>,
     /// True: nothing is cleared in this run.
     pub hold: bool,
     /// Source and target are one deployment.
@@ -303,8 +300,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
 
     async fn snapshot(&mut self) -> Result<(), Trouble> {
         // Read afresh: the plan may be old, and what is found here is what an undo restores.
-        let mut found = self.look().await?;
-        self.fetch_picture(&mut found, false).await?;
+        let found = self.look().await?;
         let transformed = transform::device(&found, &self.ctx.facts, &self.ctx.wishes);
         if let Some(finding) = transformed.weightiest() {
             return Err(Trouble::Refuse(finding.clone()));
@@ -313,20 +309,6 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
         let recipe = self.recipe(&found, &transformed, was);
         let seal = self.log.seal_found("source-1", &found).await?;
         Ok(self.log.record(&Logged::Snapshot { seal, recipe }).await?)
-    }
-
-    /// Fetches the bytes of the picture. What the plan has not told, or what did not stay behind before, is not left behind now.
-    async fn fetch_picture(&self, found: &mut Found, stayed: bool) -> Result<(), Trouble> {
-        self.ctx.source.fetch_picture(&self.name.device, found).await;
-        match &found.unfetched {
-            Some(why) if !stayed && !self.ctx.pictures_stay.contains(&self.name.device) => {
-                Err(Trouble::Retry {
-                    why: format!("the picture cannot be fetched: {why}"),
-                    maybe_applied: false,
-                })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The source as it is now.
@@ -408,10 +390,7 @@ impl<'a, S: Source, T: Target> Mover<'a, S, T> {
     /// Reads the muted source: from now on its downlink counters stand still, and the copy is made from this.
     async fn reread(&mut self) -> Result<(), Trouble> {
         let first = self.log.first_snapshot().await?;
-        let mut found = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
-        if !picture::settle(&mut found, &first) {
-            self.fetch_picture(&mut found, picture::is_left(&first)).await?;
-        }
+        let found = self.ctx.source.read(&self.name.device, Found::default()).await.map_err(retry)?;
         let mute = self.log.state().recipe().and_then(|r| r.mute);
         if let (Some(_), Some(ns)) = (mute, &found.records.ns)
             && path::wrapped_flag(&ns.0, MUTE) != Some(false)

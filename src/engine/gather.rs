@@ -285,9 +285,7 @@ async fn input(
         let found = Found { v2: listed.v2, ..Found::default() };
         return Ok(Input { id, found, begun, holder: None });
     }
-    let mut found = job.source.read(&id, listed).await?;
-    job.source.fetch_picture(&id, &mut found).await;
-    plan::picture::shorten(&mut found);
+    let found = job.source.read(&id, listed).await?;
     let holder = holder(job, &found, existing).await?;
     Ok(Input { id, found, begun, holder })
 }

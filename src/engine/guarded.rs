@@ -239,10 +239,6 @@ impl<S: Source> Source for Guarded<S> {
         self.place.read(device, listed).await
     }
 
-    async fn fetch_picture(&self, device: &DeviceId, found: &mut Found) {
-        self.place.fetch_picture(device, found).await;
-    }
-
     async fn look(&self, device: &DeviceId) -> Result<Found, Error> {
         self.place.look(device).await
     }

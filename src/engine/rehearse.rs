@@ -12,16 +12,16 @@ use super::{
 use crate::{
     config::Rehearsal,
     map::{path, ttn_v2::V2Device},
-    model::{device::Record, ids::DeviceId},
+    model::ids::DeviceId,
     plan::{
         belongings::{Ids, Sort, link::LINK},
         contacts,
         failed::FailedApplication,
-        gateways, picture,
+        gateways,
         transform::{Found, device_id},
     },
     rehearsal::{
-        FILES, TtnV2, Tts,
+        TtnV2, Tts,
         store::{Table, device_key},
     },
     source::{Source as _, any::AnySource, ttn_v2::TtnV2Source, tts::TtsSource},
@@ -149,11 +149,7 @@ async fn found(job: &Job, in_flight: usize) -> Result<Vec<(DeviceId, Found)>, Ru
     let work: Vec<_> =
         selected.into_iter().map(|id| (listed(by_id.remove(&id).unwrap_or_default()), id)).collect();
     let read = stream::iter(work)
-        .map(|(listed, id)| async move {
-            let mut found = job.source.read(&id, listed).await?;
-            job.source.fetch_picture(&id, &mut found).await;
-            Ok::<_, RunError>((id, found))
-        })
+        .map(|(listed, id)| async move { job.source.read(&id, listed).await.map(|found| (id, found)) })
         .buffer_unordered(in_flight.max(1))
         .try_collect()
         .await?;
@@ -166,14 +162,7 @@ async fn devices(job: &Job, into: &Arc<Tts>, in_flight: usize) -> Result<Vec<Dev
     let found = found(job, in_flight).await?;
     let mut store = into.store();
     let mut ids = Vec::new();
-    for (id, mut found) in found {
-        if let Some(Record(is)) = &mut found.records.is
-            && let (Some(image), Some(address)) = (path::child(is, picture::EMBEDDED), picture::address(is))
-        {
-            let file = format!("{FILES}end_device_pictures/{}", picture::upload(&address));
-            picture::refer(is, &file);
-            store.put(Table::Files, &file, image)?;
-        }
+    for (id, found) in found {
         for (component, record) in found.records.present() {
             store.put(Table::of(component), &device_key(app.as_str(), id.as_str()), record.0.clone())?;
         }

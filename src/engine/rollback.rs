@@ -411,8 +411,6 @@ impl Rollback<'_> {
             wishes: job.wishes.clone(),
             clear: self.pace.clear,
             clear_when: self.pace.clear_when,
-            // Nothing is begun.
-            pictures_stay: Default::default(),
             hold: self.pace.hold,
             one_deployment: false,
             source_can_be_muted: job.source.can_be_muted(),

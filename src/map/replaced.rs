@@ -89,10 +89,9 @@ const TABLE: &[Replaced] = {
         ),
         row(
             Is,
-            "picture.sizes",
-            ServerSet,
-            "the picture goes along by its bytes, and the target gives addresses of its own; one that cannot be fetched stops the \
-             device (`picture`)",
+            "picture",
+            Reported,
+            "the record holds the address of a picture in the source's store, which the target does not have",
         ),
         row(Js, "ids.application_ids", TargetsOwn, APPLICATION),
         row(Js, "ids.dev_addr", ServerSet, SESSION_ADDRESS),
@@ -251,7 +250,7 @@ mod tests {
             .filter(|r| super::super::owner::is_writable(r.component, r.path))
             .map(|r| r.path)
             .collect();
-        assert_eq!(told, ["provisioner_id"]);
+        assert_eq!(told, ["picture", "provisioner_id"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     MUTE, compare,
     facts::{IdFrom, SessionMode, TargetFacts, Wishes},
     finding::{Finding, Kind, Severity},
-    picture, relay, session,
+    relay, session,
     transform::{self, Copy, Found},
 };
 use crate::{
@@ -209,8 +209,8 @@ fn as_the_source_had_it(copy: &mut Copy, merged: &Found) {
         let Some(write) = copy.slot(component) else { continue };
         let allowed = mask::allowed(owner::set_rpc(component));
         for stored in path::stored(&record.0) {
-            // A picture is given by its bytes, and refused by its addresses (docs/servers.md, Pictures).
-            let lost = path::covers(MUTE, &stored) || path::covers(picture::PICTURE, &stored);
+            // A picture is refused once its bytes are gone with the record (docs/servers.md, `picture`).
+            let lost = path::covers(MUTE, &stored) || path::covers("picture", &stored);
             let replaced = replaced::find(component, &stored).is_some() && !lost;
             let cover = mask::cover(allowed, &stored).filter(|_| owner::is_writable(component, &stored));
             let Some(cover) = cover.filter(|_| replaced) else { continue };
@@ -242,7 +242,6 @@ fn merge(sides: &Sides<'_>, source: &TargetFacts) -> Result<(Found, Vec<Finding>
         let record = sides.now.records.get(component).or(sides.sealed.records.get(component));
         *base.records.slot(component) = record.cloned();
     }
-    picture::settle(&mut base, sides.sealed);
     let mut findings = Vec::new();
     if let (Some(js), Some(there)) = (&mut base.records.js, &sides.there.js) {
         nonces(&mut js.0, &there.0);

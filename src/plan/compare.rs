@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use prost_reflect::DynamicMessage;
 
-use super::{picture, transform::Write};
+use super::transform::Write;
 use crate::{
     map::{
         diff::{self, Difference},
@@ -326,9 +326,6 @@ pub fn changed_while_muted(
                     ["session", "ids.dev_addr"].iter().for_each(|p| path::clear(message, p));
                 }
             }
-            if component == Component::Is {
-                picture::same_upload(&mut left, &mut right);
-            }
             let mut changed = names(&diff::diff(&left, &right));
             if component == Component::Ns && session_of(&sealed.0) == session_of(&now.0) {
                 changed.extend(sent_to(sealed, now));
@@ -370,9 +367,7 @@ pub fn still_as_sealed(sealed: &Record, now: &Record) -> Vec<String> {
 }
 
 fn differences(written: &DynamicMessage, read: &DynamicMessage, paths: &[String]) -> Vec<Difference> {
-    let (mut written, mut read) = (path::project(written, paths), path::project(read, paths));
-    picture::given(&mut written, &mut read);
-    diff::diff(&written, &read)
+    diff::diff(&path::project(written, paths), &path::project(read, paths))
 }
 
 fn names(differences: &[Difference]) -> Vec<String> {

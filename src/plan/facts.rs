@@ -143,8 +143,6 @@ pub struct TargetFacts {
     pub mac_defaults: HashMap<(String, i32), (DynamicMessage, DynamicMessage)>,
     /// Mask paths that the target does not know, by component.
     pub refused_paths: HashMap<Component, Vec<String>>,
-    /// The Identity Server takes no pictures of devices (`is.end-device-picture.disable-upload`).
-    pub no_pictures: bool,
     /// IDs at the source → IDs on the target where `id_rename` lets them differ from the rule ([`super::identity::renames`]).
     pub renames: BTreeMap<String, String>,
     /// IDs at the source → IDs on the target of all devices that move along ([`super::relay::along`]).

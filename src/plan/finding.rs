@@ -46,8 +46,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The picture cannot be fetched from the source's store of files, or the target takes none.
-    Picture = "picture", Stop, "the picture of a device, where it cannot be fetched";
+    /// The source's picture is a reference to its own asset store.
+    Picture = "picture", Stop, "the picture of the device";
     /// Downlinks wait in the source's queue.
     QueuedDownlinks = "queued-downlinks", Stop, "downlinks that wait in the queue of the source";
     /// Joined, the accept was sent, and no uplink followed yet.

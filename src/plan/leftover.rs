@@ -12,7 +12,7 @@ use prost_reflect::{DynamicMessage, Kind as Type};
 use super::{
     MUTE,
     finding::{Finding, Kind},
-    picture, queue,
+    queue,
     session::{self, Activation, Carry},
     transform::Found,
 };
@@ -45,8 +45,6 @@ pub struct Rules<'a> {
     pub carry: Carry,
     /// How it is activated.
     pub activation: Activation,
-    /// The target takes no pictures.
-    pub no_pictures: bool,
 }
 
 const FOLLOWS: &str = "follows from what is written";
@@ -57,7 +55,6 @@ const JOIN_IN_PROGRESS: &str = "goes with the join that is not complete, of whic
 const OWN_FINDING: &str = "has a finding of its own";
 const WRAPPED_TOO: &str = "the key is carried in the clear";
 const STAYS: &str = "stays with its Join Server: an external one, or one whose root keys cannot be read";
-const OWN_ADDRESSES: &str = "the target keeps the bytes and gives addresses of its own";
 const OTHER_REGISTRY: &str = "is carried by the registry that owns it";
 const EMPTY: &str = "an empty message holds nothing";
 const ONLY_WRAPPED: &str = "a key is held only wrapped with a key of the source: it cannot be read";
@@ -96,15 +93,10 @@ impl Rules<'_> {
         if path::covers("ids", at) {
             return Fate::Left(FOLLOWS);
         }
-        if QUEUES.iter().any(|q| path::covers(q, at)) {
+        if QUEUES.iter().any(|q| path::covers(q, at))
+            || (component == Component::Is && path::covers("picture", at))
+        {
             return Fate::Left(OWN_FINDING);
-        }
-        if component == Component::Is && path::covers(picture::PICTURE, at) {
-            return match picture::has_bytes(message) && !self.no_pictures {
-                true if path::covers(picture::EMBEDDED, at) => Fate::Carried,
-                true => Fate::Left(OWN_ADDRESSES),
-                false => Fate::Left(OWN_FINDING),
-            };
         }
         if path::covers(MUTE, at) {
             // Only the muted value is ours; that downlinks are on may be the user's own setting.
@@ -204,9 +196,6 @@ impl Rules<'_> {
     /// One finding for each reason for which something of a record is left.
     pub fn findings(&self, component: Component, record: &Record) -> Vec<Finding> {
         let mut findings: Vec<_> = own_findings(component, &record.0).collect();
-        if component == Component::Is {
-            findings.extend(picture::finding(self.found, record, self.no_pictures));
-        }
         let mut reasons: BTreeMap<(Kind, &str), Vec<String>> = BTreeMap::new();
         for path in path::stored(&record.0) {
             if let Fate::Reported(kind, reason) = self.fate(component, &record.0, &path) {
@@ -222,8 +211,14 @@ impl Rules<'_> {
     }
 }
 
-/// What has a finding of its own kind: queued downlinks, and a source that was found muted.
+/// What has a finding of its own kind: the picture, queued downlinks, and a source that was found muted.
 fn own_findings(component: Component, message: &DynamicMessage) -> impl Iterator<Item = Finding> {
+    let picture = (component == Component::Is && path::has(message, "picture")).then(|| {
+        Finding::new(Kind::Picture, "the picture is a reference to the source's own store")
+            .at(component)
+            .paths(["picture"])
+            .fix("allow the loss \"picture\" and upload it on the target by hand")
+    });
     let queues: Vec<_> = QUEUES.iter().copied().filter(|q| path::has(message, q)).collect();
     let queued = (!queues.is_empty()).then(|| {
         let fix = "wait until they are sent; or note them (`ttn-lw-cli end-devices downlink list APPLICATION DEVICE`), allow the \
@@ -241,7 +236,7 @@ fn own_findings(component: Component, message: &DynamicMessage) -> impl Iterator
              loss \"muted-source\"",
         )
     });
-    [queued, muted].into_iter().flatten()
+    [picture, queued, muted].into_iter().flatten()
 }
 
 /// What [`replaced::table`] says. Addresses are replaced without a word.

@@ -13,7 +13,6 @@ pub mod handover;
 pub mod identity;
 pub mod leftover;
 pub mod masks;
-pub mod picture;
 pub mod presence;
 pub mod queue;
 pub mod radio;
@@ -90,7 +89,7 @@ pub struct DevicePlan {
     pub verdict: Verdict,
     /// Everything worth saying.
     pub findings: Vec<Finding>,
-    /// Calls that moving it will take.
+    /// gRPC calls that moving it will take.
     pub calls: u32,
     /// True when an earlier run began it.
     pub was_begun: bool,
@@ -137,7 +136,7 @@ impl Plan {
         self.devices().filter(|(_, d)| which(&d.verdict)).count()
     }
 
-    /// Calls that the run will take after the plan, for the devices that it moves.
+    /// gRPC calls that the run will take after the plan, for the devices that it moves.
     pub fn calls(&self) -> u64 {
         let moves = |d: &DevicePlan| matches!(d.verdict, Verdict::Move | Verdict::Resume(_));
         let devices: u64 = self.devices().filter(|(_, d)| moves(d)).map(|(_, d)| u64::from(d.calls)).sum();
@@ -261,10 +260,8 @@ fn on_target(
                 Finding::new(Kind::IdTaken, format!("{id} is on the target already")).at(Component::Is),
             );
         };
-        let mut ours = path::project(&write.message, &write.paths);
-        let mut theirs = path::project(&record.0, &write.paths);
-        picture::given(&mut ours, &mut theirs);
-        let differences = diff::diff(&ours, &theirs);
+        let ours = path::project(&write.message, &write.paths);
+        let differences = diff::diff(&ours, &path::project(&record.0, &write.paths));
         let paths: Vec<_> = differences.into_iter().map(|d| d.path).collect();
         return Some(if paths.is_empty() {
             Finding::new(Kind::Adopted, format!("{id} is on the target already, as it should be"))
@@ -360,7 +357,7 @@ fn clashes(plans: &mut [DevicePlan], proposals: &BTreeMap<String, String>) {
     }
 }
 
-/// Calls for moving a device, as `engine::device` makes them when the source is cleared with `clear.mode = "keys"`;
+/// gRPC calls for moving a device, as `engine::device` makes them when the source is cleared with `clear.mode = "keys"`;
 /// fewer in the other modes.
 fn calls(found: &Found, transformed: &Transformed) -> u32 {
     let copy = &transformed.copy;
@@ -385,9 +382,7 @@ fn calls(found: &Found, transformed: &Transformed) -> u32 {
         .count();
     let seen = u32::from(transformed.carry == Carry::Drop);
     let checked = if cleared > 0 { seen + read } else { 0 };
-    let fetched = u32::from(found.records.is.as_ref().is_some_and(|is| picture::has_bytes(&is.0)));
-    read + fetched
-        + mute
+    read + mute
         + read_again
         + written
         + before_live

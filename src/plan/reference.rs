@@ -57,7 +57,7 @@ const MEANINGS: &[(Kind, &str)] = {
     &[
         (
             K::Picture,
-            "The device has a picture whose bytes cannot be had, so that it would stay behind: the source's server of files (`asset-server`) does not give it, it is no PNG or JPEG image of at most 8 MiB, or the target takes no pictures.",
+            "The device has a picture. The record holds its address in the source's own store, not the picture.",
         ),
         (
             K::QueuedDownlinks,

@@ -30,8 +30,6 @@ pub struct Found {
     pub hosts: Hosts,
     /// The device as The Things Network Stack V2 has it, when that is the source: the records stand for it.
     pub v2: Option<V2Device>,
-    /// Why the bytes of its picture could not be fetched. Not sealed: the plan has told it.
-    pub unfetched: Option<String>,
 }
 
 impl Found {
@@ -151,7 +149,7 @@ pub fn device(found: &Found, facts: &TargetFacts, wishes: &Wishes) -> Transforme
     findings.extend(identity::check(&id, found));
     findings.extend(presence::findings(found, activation, facts, wishes));
     findings.extend(found.v2.as_ref().map(|v2| ttn_v2::findings(v2, wishes)).unwrap_or_default());
-    let rules = leftover::Rules { found, carry, activation, no_pictures: facts.no_pictures };
+    let rules = leftover::Rules { found, carry, activation };
     let mut copy = Copy { id, ..Copy::default() };
     let mut keep_at_source = Vec::new();
     for (component, record) in found.records.present() {

@@ -18,7 +18,7 @@ pub use calls::{CallInfo, Fault, Reply};
 pub use fleet::{LoadError, load};
 pub use service::{Served, ServerTls, serve};
 pub use ttn_v2::{AccessKey, ServedTtnV2, TtnV2, V2Application, V2LoadError, V2Settings, serve_ttn_v2};
-pub use tts::{ADMIN, CupsAnswer, EntityKind, FILES, Failure, RateLimit, Settings, Tts};
+pub use tts::{ADMIN, CupsAnswer, EntityKind, Failure, RateLimit, Settings, Tts};
 
 /// Random bytes. The operating system's source does not fail on the systems that this runs on; zeros stand in if so.
 fn random<const N: usize>() -> [u8; N] {

@@ -83,12 +83,6 @@ impl Drop for Served {
     }
 }
 
-/// A file that a stack serves beside its API.
-pub(super) struct File {
-    pub mime_type: String,
-    pub bytes: bytes::Bytes,
-}
-
 /// What the transport needs of an embedded stack. A call is announced, then refused by a fault or applied, then replied to.
 pub(super) trait Stack: Send + Sync + 'static {
     /// Its hooks and the list of its calls.
@@ -96,11 +90,6 @@ pub(super) trait Stack: Send + Sync + 'static {
 
     /// Largest message in both directions, in bytes.
     fn max_message_size(&self) -> usize;
-
-    /// A file that is served over plain HTTP: `None` where files are not, `Some(None)` when it is not there.
-    fn file(&self, _path: &str) -> Option<Option<File>> {
-        None
-    }
 
     /// Numbers a call.
     fn announce(&self, path: &str, request: &DynamicMessage) -> CallInfo;
@@ -146,7 +135,7 @@ pub(super) fn serve_listener<S: Stack>(
     listener: TcpListener,
 ) -> io::Result<Served> {
     let addr = listener.local_addr()?;
-    let mut server = Server::builder().tcp_nodelay(true).accept_http1(true);
+    let mut server = Server::builder().tcp_nodelay(true);
     if let Some(age) = door.connection_age {
         server = server.max_connection_age(age);
     }
@@ -291,11 +280,6 @@ impl<S: Stack> tower::Service<http::Request<Body>> for Service<S> {
 async fn answer<S: Stack>(service: Service<S>, request: http::Request<Body>) -> http::Response<Body> {
     let Service { stack, services } = service;
     let path = request.uri().path().to_owned();
-    if request.method() == http::Method::GET
-        && let Some(file) = stack.file(&path)
-    {
-        return given(file);
-    }
     let is_there = path.strip_prefix('/').is_some_and(|path| path.starts_with(services));
     let method =
         proto::method(&path).filter(|m| is_there && !m.is_client_streaming() && !m.is_server_streaming());
@@ -324,19 +308,6 @@ async fn answer<S: Stack>(service: Service<S>, request: http::Request<Body>) -> 
         });
         Body::new(noted)
     })
-}
-
-fn given(file: Option<File>) -> http::Response<Body> {
-    let (status, mime_type, bytes) = match file {
-        Some(file) => (http::StatusCode::OK, file.mime_type, file.bytes),
-        None => (http::StatusCode::NOT_FOUND, "text/plain".to_owned(), "not found".into()),
-    };
-    let mut response = http::Response::new(Body::from(bytes));
-    *response.status_mut() = status;
-    if let Ok(mime_type) = mime_type.parse() {
-        response.headers_mut().insert(http::header::CONTENT_TYPE, mime_type);
-    }
-    response
 }
 
 /// Time for half an answer to leave before its connection is cut.

@@ -58,12 +58,10 @@ pub enum Table {
     V2Network,
     /// V2: the `ApplicationDownlink` that waits for a device's next uplink, by `app_id.dev_id`.
     V2Downlinks,
-    /// `Picture.Embedded` by the path at which it is served.
-    Files,
 }
 
 impl Table {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 19] = [
         Self::Applications,
         Self::Is,
         Self::Js,
@@ -83,7 +81,6 @@ impl Table {
         Self::V2Devices,
         Self::V2Network,
         Self::V2Downlinks,
-        Self::Files,
     ];
 
     /// The table of a component's device records.
@@ -114,7 +111,6 @@ impl Table {
             Self::V2Devices => "handler.Device",
             Self::V2Network => "lorawan.Device",
             Self::V2Downlinks => "ApplicationDownlink",
-            Self::Files => "Picture.Embedded",
         }
     }
 }

@@ -65,10 +65,6 @@ impl Source for AnySource {
         forward!(self, s => s.read(device, listed))
     }
 
-    async fn fetch_picture(&self, device: &DeviceId, found: &mut Found) {
-        forward!(self, s => s.fetch_picture(device, found));
-    }
-
     async fn look(&self, device: &DeviceId) -> Result<Found, Error> {
         forward!(self, s => s.look(device))
     }

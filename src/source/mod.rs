@@ -34,12 +34,6 @@ pub trait Source: Send + Sync {
     /// Everything that the components hold of a device. `listed` is what [`Source::list`] gave for it.
     fn read(&self, device: &DeviceId, listed: Found) -> impl Future<Output = Result<Found, Error>> + Send;
 
-    /// Fetches the bytes of a device's picture into its IS record, or notes why that cannot be
-    /// ([`unfetched`](Found::unfetched)). Where devices have no pictures nothing is done.
-    fn fetch_picture(&self, _device: &DeviceId, _found: &mut Found) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
-    }
-
     /// As [`Source::read`], by the cheapest reading that tells what matters of the device: without a session it has no counters.
     fn look(&self, device: &DeviceId) -> impl Future<Output = Result<Found, Error>> + Send {
         self.read(device, Found::default())

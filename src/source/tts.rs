@@ -1,7 +1,5 @@
 //! The Things Stack as a source.
 
-use std::sync::Arc;
-
 use prost_reflect::Value;
 
 use super::{Source, Turn};
@@ -14,12 +12,11 @@ use crate::{
     plan::{
         MUTE,
         facts::{TargetFacts, host},
-        picture,
         transform::{Found, Write},
     },
     proto,
     tts::{Stack, marker},
-    wire::{About, Error},
+    wire::Error,
 };
 
 /// How often NS and AS are read again when they hold different sessions.
@@ -31,13 +28,13 @@ pub struct TtsSource {
     stack: Stack,
     app: AppId,
     /// Other deployments that hold records of this one's devices.
-    others: Arc<[Stack]>,
+    others: Vec<Stack>,
 }
 
 impl TtsSource {
     /// `others` are read where an IS record names their host.
     pub fn new(stack: Stack, app: AppId, others: Vec<Stack>) -> Self {
-        Self { stack, app, others: others.into() }
+        Self { stack, app, others }
     }
 
     /// The deployment.
@@ -155,15 +152,6 @@ impl Source for TtsSource {
             self.registries(device, &mut found, &[Component::Ns, Component::As]).await?;
         }
         Ok(found)
-    }
-
-    async fn fetch_picture(&self, device: &DeviceId, found: &mut Found) {
-        let Some(is) = &mut found.records.is else { return };
-        let Some(address) = picture::address(&is.0) else { return };
-        let about = About::device(self.app.as_str(), device.as_str());
-        let fetched = self.stack.files.get(&address, picture::MAX, &about).await;
-        let embedded = fetched.and_then(|bytes| picture::embed(&mut is.0, &bytes).map_err(str::to_owned));
-        found.unfetched = embedded.err();
     }
 
     async fn write_whole(&self, _: &Turn, _: &DeviceId, _: &V2Device) -> Result<(), Error> {

@@ -33,7 +33,6 @@ impl Stack {
             join_eui_prefixes: self.join_eui_prefixes().await?,
             frequency_plans: self.frequency_plans().await?,
             phy_versions: self.phy_versions().await?,
-            no_pictures: self.no_pictures().await?,
             ..TargetFacts::default()
         };
         for component in Component::ALL {
@@ -43,23 +42,6 @@ impl Stack {
             }
         }
         Ok(facts)
-    }
-
-    /// `Is.GetConfiguration`: true when nobody may upload a picture of a device.
-    ///
-    /// # Errors
-    /// Those of the call, but of a server that does not tell its configuration.
-    async fn no_pictures(&self) -> Result<bool, Error> {
-        let request = proto::message("GetIsConfigurationRequest");
-        let method = "/ttn.lorawan.v3.Is/GetConfiguration";
-        match self.is.unary(method, request, Call::safe(About::nothing())).await {
-            Ok(answer) => {
-                let disabled = "configuration.end_device_picture.disable_upload";
-                Ok(path::wrapped_flag(&answer.message, disabled) == Some(true))
-            }
-            Err(error) if matches!(error.kind(), Kind::Unimplemented | Kind::Denied { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// `Ns.GetDeviceAddressPrefixes`.

@@ -15,7 +15,7 @@ use crate::{
     model::{device::Component, ids::AppId},
     plan::facts::Hosts,
     proto,
-    wire::{Client, Files},
+    wire::Client,
 };
 
 /// A deployment: one client per component (they may share one address).
@@ -31,8 +31,6 @@ pub struct Stack {
     pub js: Client,
     /// Gateway Server.
     pub gs: Client,
-    /// The HTTP server that has files, such as pictures of devices.
-    pub files: Files,
     /// The host by which records call the Gateway Server.
     pub gateway_server: String,
     /// The hosts that stand in the records of this deployment.

@@ -14,7 +14,6 @@ mod journal;
 mod lock;
 mod moves;
 mod old_recipe;
-mod pictures;
 mod refusals;
 mod resume;
 mod rollback;

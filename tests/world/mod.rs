@@ -193,7 +193,6 @@ impl World {
             r#"
 [source.tts]
 address = "{}"
-asset-server = "{}"
 insecure = true
 api-key = {{ env = "SOURCE_KEY" }}
 
@@ -212,7 +211,6 @@ target = "{target}"
 
 {more}
 "#,
-            self.source.addr(),
             self.source.addr(),
             self.target.addr()
         );

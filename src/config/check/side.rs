@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        address::{Address, HTTPS_PORT, PLAINTEXT_HTTP_PORT, PLAINTEXT_PORT, TLS_PORT, is_host},
+        address::{Address, PLAINTEXT_PORT, TLS_PORT, is_host},
         checked::{Other, Owner, Rehearsal, Side, Stack},
         diagnostic::{Diagnostic, Place},
         raw::{RawOther, RawOwner, RawRehearsal, RawSource, RawStack, RawTarget, RawTtnV2},
@@ -55,14 +55,6 @@ impl Checker<'_, '_> {
                 "`other` belongs to the source",
                 "",
                 "records are only read there, never written",
-            );
-        }
-        if let Some(assets) = raw.tts.as_ref().and_then(|tts| tts.value.asset_server.as_ref()) {
-            self.error(
-                &assets.at,
-                "`asset-server` belongs to the source",
-                "",
-                "no files are fetched from the target",
             );
         }
         if let Some(id) = raw.tts.as_ref().and_then(|tts| tts.value.app_id.as_ref()) {
@@ -137,8 +129,6 @@ impl Checker<'_, '_> {
             self.reader.required(has_address.then_some(()), path, "address", &at, help);
         }
         let whole = self.address(raw.address, &join(path, "address"), insecure);
-        let port = if insecure { PLAINTEXT_HTTP_PORT } else { HTTPS_PORT };
-        let assets = self.address_at(raw.asset_server, &join(path, "asset-server"), port);
         let addresses: Vec<Option<Address>> =
             components
                 .into_iter()
@@ -158,10 +148,8 @@ impl Checker<'_, '_> {
             raw.other.map_or_else(Vec::new, |others| self.others(others.value, &join(path, "other")));
         let mut addresses = addresses.into_iter();
         let mut next = || addresses.next().flatten();
-        let identity_server = next()?;
         Some(Stack {
-            asset_server: assets.unwrap_or_else(|| Address { port, ..identity_server.clone() }),
-            identity_server,
+            identity_server: next()?,
             network_server: next()?,
             application_server: next()?,
             join_server: next()?,

@@ -3,7 +3,6 @@
 mod back;
 mod fidelity;
 mod handover;
-mod pictures;
 mod plans;
 mod relay;
 mod sealed;

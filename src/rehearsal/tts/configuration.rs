@@ -155,7 +155,7 @@ fn identity_server(ctx: &Ctx<'_>) -> DynamicMessage {
     for (at, value) in [
         ("profile_picture.disable_upload", &no),
         ("profile_picture.use_gravatar", &yes),
-        ("end_device_picture.disable_upload", &Value::Bool(ctx.settings.no_pictures)),
+        ("end_device_picture.disable_upload", &no),
         ("user_rights.create_applications", &yes),
         ("user_rights.create_clients", &yes),
         ("user_rights.create_gateways", &yes),

@@ -1,12 +1,14 @@
 //! End devices of the Identity Server (`pkg/identityserver/end_device_registry.go`,
 //! `pkg/identityserver/bunstore/end_device_store.go`).
 
-use prost_reflect::{DynamicMessage, Value};
+use std::collections::HashMap;
+
+use prost_reflect::{DynamicMessage, MapKey, Value};
 use serde_json::json;
 use tonic::Code;
 
 use super::{
-    Ctx, FILES,
+    Ctx,
     failure::{Failure, Kind},
     fields,
     methods::{empty, unimplemented},
@@ -15,7 +17,6 @@ use super::{
 use crate::{
     map::{mask, path},
     model::ids::Eui64,
-    plan::picture::{self, PICTURE},
     proto,
     rehearsal::store::{Table, device_key},
 };
@@ -43,12 +44,6 @@ const PICTURE_NOT_FOUND: Kind = Kind::new(
     "pkg/identityserver/picture",
     "original_not_found",
     "original picture not found",
-);
-const PICTURES_DISABLED: Kind = Kind::new(
-    Code::FailedPrecondition,
-    "pkg/identityserver",
-    "end_device_picture_uploads_disabled",
-    "end device picture uploads are disabled",
 );
 const CLUSTER_ONLY: Kind = Kind::new(
     Code::InvalidArgument,
@@ -211,35 +206,28 @@ fn check_addresses(ctx: &Ctx<'_>, device: &DynamicMessage, application_id: &str)
 }
 
 /// An uploaded picture is kept as a file, and the device refers to it; a reference to a file of another deployment is an
-/// error of the blob store, which the server answers as `UNKNOWN`, and so is what is no image. The real server makes the image
-/// square and keeps smaller ones besides; this one keeps it as it is.
-fn keep_picture(ctx: &mut Ctx<'_>, device: &mut DynamicMessage, uid: &str) -> Result<(), Failure> {
-    if !path::has(device, PICTURE) {
+/// error of the blob store, which the server answers as `UNKNOWN`.
+fn keep_picture(device: &mut DynamicMessage, uid: &str) -> Result<(), Failure> {
+    if !path::has(device, "picture") {
         return Ok(());
     }
-    if ctx.settings.no_pictures {
-        return Err(PICTURES_DISABLED.failure());
-    }
-    let Some(mut embedded) =
-        path::child(device, picture::EMBEDDED).filter(|e| !path::bytes(e, "data").is_empty())
-    else {
-        return Err(match picture::address(device) {
+    if path::bytes(device, "picture.embedded.data").is_empty() {
+        let sizes = path::get(device, "picture.sizes");
+        let first = sizes.as_ref().and_then(|s| s.as_map()?.values().next()?.as_str().map(str::to_owned));
+        return Err(match first {
             Some(file) => {
                 Failure::plain(format!("blob (key \"{file}\") (code=NotFound): no such file or directory"))
             }
             None => PICTURE_NOT_FOUND.failure(),
         });
-    };
-    // What the sender calls it does not count.
-    let Some(mime_type) = picture::mime_type(&path::bytes(&embedded, "data")) else {
-        return Err(Failure::plain("image: unknown format".to_owned()));
-    };
-    path::set(&mut embedded, "mime_type", Value::String(mime_type.to_owned()));
-    let extension = if mime_type == "image/jpeg" { "jpg" } else { "png" };
+    }
+    let mime = path::string(device, "picture.embedded.mime_type");
+    let extension = mime.rsplit('/').next().filter(|e| !e.is_empty()).unwrap_or("png");
     let name = hex::encode_upper(super::random::<13>());
-    let file = format!("{FILES}end_device_pictures/{uid}.{name}/original.{extension}");
-    ctx.store.put(Table::Files, &file, embedded)?;
-    picture::refer(device, &file);
+    let file = format!("/assets/blob/end_device_pictures/{uid}.{name}/original.{extension}");
+    path::clear(device, "picture");
+    let sizes = HashMap::from([(MapKey::U32(0), Value::String(file))]);
+    path::set(device, "picture.sizes", Value::Map(sizes));
     Ok(())
 }
 
@@ -257,7 +245,7 @@ fn create(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage,
     ctx.require_application(&application_id, &["APPLICATION_DEVICES_WRITE"])?;
     stored::check_id(&device_id)?;
     check_addresses(ctx, &sent, &application_id)?;
-    keep_picture(ctx, &mut sent, &key)?;
+    keep_picture(&mut sent, &key)?;
     if !path::string(&sent, "claim_authentication_code.value").is_empty() {
         check_claim_code(&sent)?;
     }
@@ -365,7 +353,7 @@ fn update(ctx: &mut Ctx<'_>, request: &DynamicMessage) -> Result<DynamicMessage,
     let tops = fields::top_level(&paths);
     let touches = |top: &str| tops.iter().any(|t| t == top);
     if touches("picture") {
-        keep_picture(ctx, &mut sent, &key)?;
+        keep_picture(&mut sent, &key)?;
     }
     if touches("claim_authentication_code") {
         check_claim_code(&sent)?;

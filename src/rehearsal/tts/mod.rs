@@ -42,7 +42,7 @@ use tonic::{Code, Status, metadata::MetadataMap};
 use super::{
     calls::{CallInfo, Calls, Fault, Reply},
     lock, random,
-    service::{File, Stack},
+    service::Stack,
     store::{Store, Table},
 };
 use crate::{map::path, proto};
@@ -63,9 +63,6 @@ const RATE_LIMIT_EXCEEDED: Kind = Kind::new(
     "rate_limit_exceeded",
     "rate limit of `{rate}` accesses per minute exceeded for resource `{key}`",
 );
-
-/// Below which path files are served (`cmd/internal/shared/config.go`, `identityserver/config.go`).
-pub const FILES: &str = "/assets/blob/";
 
 /// An embedded The Things Stack.
 pub struct Tts {
@@ -249,14 +246,6 @@ impl Tts {
 }
 
 impl Stack for Tts {
-    fn file(&self, path: &str) -> Option<Option<File>> {
-        path.starts_with(FILES).then(|| {
-            let store = self.store();
-            let file = store.get(Table::Files, path)?;
-            Some(File { mime_type: path::string(file, "mime_type"), bytes: path::bytes(file, "data").into() })
-        })
-    }
-
     fn calls(&self) -> &Calls {
         &self.calls
     }

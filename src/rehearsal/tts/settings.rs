@@ -35,8 +35,6 @@ pub struct Settings {
     /// True when CUPS may send gateways elsewhere (`gcs.basic-station.allow-cups-uri-update`); on a default deployment it may
     /// not.
     pub allow_cups_uri_update: bool,
-    /// True when nobody may upload a picture of a device (`is.end-device-picture.disable-upload`).
-    pub no_pictures: bool,
     /// The limit of each gRPC method, when there is one.
     pub rate_limit: Option<RateLimit>,
     /// Field-mask paths, with everything below them, that this server does not know: as a server of an older version.
@@ -61,7 +59,6 @@ impl Default for Settings {
             organizations: Vec::new(),
             admin_rights_all: true,
             allow_cups_uri_update: false,
-            no_pictures: false,
             rate_limit: None,
             refused_paths: Vec::new(),
             state: None,
