@@ -145,7 +145,7 @@ mod tests {
         // Two answer, each after a time that all of them together would not have in a row; two never do.
         let events = Sink::new(sender);
         let asked = look(&ids, 4, by, &events, |id| async move {
-            sleep(Duration::from_secs(if id < "c".to_owned() { 50 } else { 3600 })).await;
+            sleep(Duration::from_secs(if id.as_str() < "c" { 50 } else { 3600 })).await;
             Ok(id != "b")
         });
         assert_eq!(asked.await, ["b", "c", "d"].map(str::to_owned).into());
