@@ -208,7 +208,7 @@ impl Sort {
         matches!(self.ids, Ids::Account | Ids::Key)
     }
 
-    /// The IDs of the device and of the thing itself on the target; `target_name` is that of [`Found`].
+    /// The IDs of the device and of the thing itself on the target; `target_name` is that of [`super::Found`].
     pub fn names_there<'a>(&self, key: &'a ItemKey, target_name: &'a str) -> (&'a str, &'a str) {
         if self.is_named_there() { ("", target_name) } else { (target_name, &key.id) }
     }
