@@ -89,7 +89,7 @@ async fn what_is_stored_survives_a_restart_on_the_same_port() {
         if again.is_ok() {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         again = Tts::new(settings.clone());
     }
     let tts = again.expect("the state file");
