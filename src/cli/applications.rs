@@ -105,6 +105,8 @@ async fn applications(config: &Config, which: Which, sources: &mut Sources<'_>) 
     let mut first = None;
     let named = config.applications.iter().filter(|block| block.shape.is_none());
     let mut taken: BTreeSet<AppId> = named.map(|block| block.source.clone()).collect();
+    let has_shapes = config.applications.iter().any(|block| block.shape.is_some());
+    let journal = if has_shapes { view(config)? } else { None };
     for block in &config.applications {
         let devices = block.devices.select(io::stdin());
         let devices = devices
@@ -113,7 +115,10 @@ async fn applications(config: &Config, which: Which, sources: &mut Sources<'_>) 
             found.blocks.push((block.clone(), devices, None));
             continue;
         }
-        let mut ids = begun(config, block)?;
+        let mut ids = match &journal {
+            Some(view) => begun(view, config, block)?,
+            None => BTreeSet::new(),
+        };
         if which != Which::Begun {
             match sources.stack(block.api_key.as_ref())?.applications().await {
                 Ok(listed) if which == Which::BegunOfAll => {
@@ -151,13 +156,19 @@ async fn applications(config: &Config, which: Which, sources: &mut Sources<'_>) 
     }
 }
 
+/// The journal, if it is there.
+fn view(config: &Config) -> Result<Option<View>, journal::Error> {
+    let path = &config.journal.path;
+    if View::is_there(path)? { View::open(path).map(Some) } else { Ok(None) }
+}
+
 /// The applications of a block that the journal knows: their devices, what belongs to them, or that they were made on the
 /// target.
-fn begun(config: &Config, block: &config::Application) -> Result<BTreeSet<AppId>, journal::Error> {
-    if !View::is_there(&config.journal.path)? {
-        return Ok(BTreeSet::new());
-    }
-    let view = View::open(&config.journal.path)?;
+fn begun(
+    view: &View,
+    config: &Config,
+    block: &config::Application,
+) -> Result<BTreeSet<AppId>, journal::Error> {
     let devices = view.devices()?.into_iter().map(|key| key.application);
     let made = view.metas(Origin::PLACE)?.into_iter();
     let made = made.filter(|(_, word)| Origin::by_word(word) == Some(Origin::Ours));

@@ -33,24 +33,28 @@ use crate::{
 /// How long the lock is given back for once the user wants to be gone.
 const PARTING: Duration = Duration::from_secs(5);
 
+/// Where the lock of the source's application is. V2 has no place for a marker: the target's keeps runs of one pair of
+/// applications apart.
+fn source_of(job: &Job) -> Option<Place> {
+    job.source.tts().map(|source| Place {
+        side: wire::Side::Source,
+        stack: source.stack().clone(),
+        app: source.app().clone(),
+        exists: true,
+    })
+}
+
+/// Where the lock of the target's application is.
+fn target_of(job: &Job, exists: bool) -> Place {
+    let (stack, app) = (job.target.stack().clone(), job.target.app().clone());
+    Place { side: wire::Side::Target, stack, app, exists }
+}
+
 impl Lock {
     /// The lock of both applications of a job. `exists`: the target has its application already.
     pub fn of(job: &Job, exists: bool, terms: &Terms, events: &Sink, abort: &CancellationToken) -> Self {
-        let (source, target) = (&job.source, &job.target);
-        // V2 has no place for a marker: the target's keeps runs of one pair of applications apart.
-        let source = source.tts().map(|source| Place {
-            side: wire::Side::Source,
-            stack: source.stack().clone(),
-            app: source.app().clone(),
-            exists: true,
-        });
-        let target = Place {
-            side: wire::Side::Target,
-            stack: target.stack().clone(),
-            app: target.app().clone(),
-            exists,
-        };
-        Self::new(terms.clone(), source.into_iter().chain([target]).collect(), events.clone(), abort.clone())
+        let places = source_of(job).into_iter().chain([target_of(job, exists)]);
+        Self::new(terms.clone(), places.collect(), events.clone(), abort.clone())
     }
 
     /// The lock of the application on the target, when that of the source is gone.
@@ -61,9 +65,7 @@ impl Lock {
         events: &Sink,
         abort: &CancellationToken,
     ) -> Self {
-        let (stack, app) = (job.target.stack().clone(), job.target.app().clone());
-        let target = Place { side: wire::Side::Target, stack, app, exists };
-        Self::new(terms.clone(), vec![target], events.clone(), abort.clone())
+        Self::new(terms.clone(), vec![target_of(job, exists)], events.clone(), abort.clone())
     }
 
     /// As [`Lock::of`], of those of the two applications that are there. `exists`: the target has its application.
@@ -74,15 +76,7 @@ impl Lock {
         events: &Sink,
         abort: &CancellationToken,
     ) -> Self {
-        let source = job.source.tts().map(|source| (wire::Side::Source, source.stack(), source.app()));
-        let target = exists.then(|| (wire::Side::Target, job.target.stack(), job.target.app()));
-        let places = source.into_iter().chain(target);
-        let places = places.map(|(side, stack, app)| Place {
-            side,
-            stack: stack.clone(),
-            app: app.clone(),
-            exists: true,
-        });
+        let places = source_of(job).into_iter().chain(exists.then(|| target_of(job, true)));
         Self::new(terms.clone(), places.collect(), events.clone(), abort.clone())
     }
 
